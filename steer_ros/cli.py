@@ -1,0 +1,40 @@
+"""``steer-ros <command>``: the package's tools on the command line. ROS nodes are started with ros2 run or launch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# command -> (module with add_arguments and main, one line of help); imported only when asked for
+COMMANDS = {
+    "simulate": ("steer_ros.steering.simulate", "the research note's numbers, with their closed form"),
+    "demo": (
+        "steer_ros.lab.demo",
+        "replay a bench clip through ROS 2 into the VTA loop, steered and unsteered",
+    ),
+    "bag": ("steer_ros.lab.bag", "write a bench clip as a rosbag2 with its truth"),
+    "train": ("steer_ros.lab.train", "train the built-in models"),
+    "examine": ("steer_ros.lab.examine", "examine the built-in models on held-out scenes"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="steer-ros", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    chosen = next((a for a in argv if not a.startswith("-")), None)
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        if name == chosen:  # the others' modules, and torch with them, stay unimported
+            command = importlib.import_module(module)
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.main)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The synthetic lab bench: scenes, renderer, exact truth, phrases, instructions, clips, bags and training."""

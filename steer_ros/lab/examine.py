@@ -1,0 +1,121 @@
+"""`steer-ros examine`: how good the built-in models are, unsteered, on scenes they were not trained on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from ..models.perceiver import Perceiver
+from ..models.reasoner import Reasoner
+from .facts import Fact, facts_of, matching
+from .instructions import exists_dialogue, open_action, open_dialogue
+from .render import SIDE, RenderedScene, render
+from .scene import make_scene
+
+HELD_OUT_SEED = 100_000  # training scenes begin at 900,000
+
+
+def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes ``(x0, y0, x1, y1)``."""
+    w = min(a[2], b[2]) - max(a[0], b[0])
+    h = min(a[3], b[3]) - max(a[1], b[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return w * h / (area - w * h)
+
+
+def object_in_action(task: str, action: str, facts: tuple[Fact, ...]) -> Fact | None:
+    """The object of the scene that a whole, well-formed answer is about; ``None`` for any other text."""
+    return next((f for f in facts if action.strip() == open_action(task, f)), None)
+
+
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95% interval of a share (Wilson, 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    p, d = hits / n, 1 + z * z / n
+    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return float((middle - half) / d), float((middle + half) / d)
+
+
+def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng, tally: dict) -> None:
+    """One named object of the frame: is it found, and how well does the box fit?"""
+    facts = facts_of(frame)
+    target = facts[int(rng.integers(len(facts)))]
+    found = perceiver.ground(target.name, features)
+    same = [o for o in frame.objects if o.name == target.name and o.box is not None]
+    tally["grounding_found"].append(bool(found))
+    if not found:
+        tally["grounding_pointing"].append(False)
+        tally["grounding_iou"].append(0.0)
+        return
+    x, y = ((found[0].box[i] + found[0].box[i + 2]) / 2 for i in (0, 1))
+    row, col = min(int(y), SIDE - 1), min(int(x), SIDE - 1)
+    tally["grounding_pointing"].append(any(bool(o.mask[row, col]) for o in same))
+    tally["grounding_iou"].append(max(iou(found[0].box, o.box) for o in same))
+    absent = next(
+        (f"{f.colour} {g.shape}" for f in facts for g in facts if not matching(facts, f.colour, g.shape)),
+        None,
+    )
+    if absent:
+        tally["grounding_absent_refused"].append(not perceiver.ground(absent, features))
+
+
+def examine(perceiver: Perceiver, reasoner: Reasoner, scenes: int, seed: int = HELD_OUT_SEED) -> dict[str, dict]:
+    """Run the examination.
+
+    Returns:
+        ``{measure: {"value", "n", "low", "high"}}``; shares as 0-1 with 95% intervals.
+    """
+    tally: dict[str, list] = defaultdict(list)
+    rng = np.random.default_rng(seed)
+    for index in range(scenes):
+        frame = render(make_scene(seed + index))
+        facts = facts_of(frame)
+        features = perceiver.encode(frame.image)
+        examine_grounding(perceiver, frame, features, rng, tally)
+        dialogue = open_dialogue(rng, facts)
+        turn = reasoner.generate(prompt=dialogue.prompt, visual_context=features)
+        named = object_in_action(dialogue.task, turn.action, facts)
+        tally["open_in_scene"].append(named is not None)
+        tally[f"open_in_scene_{dialogue.task}"].append(named is not None)
+        question = exists_dialogue(rng, facts)
+        turn = reasoner.generate(prompt=question.prompt, visual_context=features)
+        tally["yes_no"].append(turn.action.strip() == question.action)
+        tally["yes_share"].append(turn.action.strip() == "Yes.")
+    result = {}
+    for name, values in sorted(tally.items()):
+        n, mean = len(values), float(np.mean(values))
+        if name == "grounding_iou":
+            spread = 1.96 * float(np.std(values)) / np.sqrt(n)
+            low, high = mean - spread, mean + spread
+        else:
+            low, high = wilson(float(np.sum(values)), n)
+        result[name] = {"value": mean, "n": n, "low": low, "high": high}
+    return result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``steer-ros examine``."""
+    parser.add_argument("--perception", default="builtin:lab-vl", help="vision-language model")
+    parser.add_argument("--reasoning", default="builtin:lab-r1", help="reasoner")
+    parser.add_argument("--scenes", type=int, default=300, help="held-out scenes")
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="first scene's seed")
+    parser.add_argument("--json", type=Path, help="also write the result here")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Examine, print a table, write JSON when asked."""
+    perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)
+    result = examine(perceiver, reasoner, args.scenes, args.seed)
+    print(f"{'measure':28} {'value':>7} {'95% interval':>16} {'n':>5}")
+    for name, row in result.items():
+        print(f"{name:28} {row['value']:7.3f} {row['low']:7.3f} - {row['high']:.3f} {row['n']:5d}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0

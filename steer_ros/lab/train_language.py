@@ -1,0 +1,283 @@
+"""Train the built-in language models on frozen visual tokens: lab-vl to ground, lab-r1 to answer.
+
+Both see a scene only through the vision tower's tokens, computed once for each training scene. Nothing here knows of
+steering: lab-r1 learns that any object is a right answer to an open instruction, and no attention is ever biased.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .facts import Fact, facts_of
+from .instructions import draw_dialogue
+from .phrases import grounding_answer, grounding_query, grounding_request
+from .render import render
+from .scene import make_scene
+from .targets import BARE, CELL
+from .train_vision import to_patches, tower_forward
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TokenSet:
+    """Visual tokens and facts of many scenes.
+
+    Attributes:
+        tokens: float16 ``[scenes, tokens, hidden]``.
+        bare: bool ``[scenes, tokens]``: cells that show hardly any object.
+        facts: what is true of each scene.
+    """
+
+    tokens: torch.Tensor
+    bare: torch.Tensor
+    facts: list[tuple[Fact, ...]]
+
+
+def _make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[Fact, ...]]:
+    frame = render(make_scene(seed))
+    any_object = np.zeros(frame.image.shape[:2], bool)
+    for obj in frame.objects:
+        any_object |= obj.mask
+    rows, cols = any_object.shape[0] // CELL, any_object.shape[1] // CELL
+    cover = any_object.reshape(rows, CELL, cols, CELL).mean((1, 3)).ravel()
+    return frame.image, cover < BARE, facts_of(frame)
+
+
+def encode_scenes(tower: nn.Module, seeds: range, workers: int = 2, batch: int = 32) -> TokenSet:
+    """Render the scenes of ``seeds`` and keep what the tower makes of them."""
+    tokens, bare, facts, images = [], [], [], []
+
+    def flush() -> None:
+        x = torch.from_numpy(np.stack(images))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            out = tower_forward(tower, to_patches(x), x.shape[1] // 14, x.shape[2] // 14)
+        tokens.append(out.to(torch.float16))
+        images.clear()
+
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for image, empty, said in pool.map(_make, seeds, chunksize=batch):
+            images.append(image)
+            bare.append(empty)
+            facts.append(said)
+            if len(images) == batch:
+                flush()
+    if images:
+        flush()
+    return TokenSet(torch.cat(tokens), torch.from_numpy(np.stack(bare)), facts)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sequence: text before the visual tokens, text after them, and the answer to be learnt."""
+
+    before: list[int]
+    after: list[int]
+    answer: list[int]
+
+
+def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
+    """Samples of Qwen2-VL's grounding dialogue."""
+
+    def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
+        phrase, found = grounding_query(rng, facts)
+        text = tokenizer.apply_chat_template(
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image"}, {"type": "text", "text": grounding_request(rng, phrase)}],
+                }
+            ],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return _split(tokenizer, text, grounding_answer(phrase, found) + tokenizer.eos_token)
+
+    return sample
+
+
+def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
+    """Samples of lab-r1's instructions and answers."""
+
+    def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
+        dialogue = draw_dialogue(rng, facts)
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "<|vision_start|><|image_pad|><|vision_end|>" + dialogue.prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return _split(tokenizer, text, dialogue.answer + tokenizer.eos_token)
+
+    return sample
+
+
+def _split(tokenizer, text: str, answer: str) -> Sample:
+    before, after = text.split("<|image_pad|>")
+    return Sample(*(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after, answer)))
+
+
+def assemble(
+    samples: list[Sample], frames: list[torch.Tensor], embedding: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lay samples out with their visual tokens, padded on the right.
+
+    Args:
+        frames: visual tokens ``[n, hidden]`` of each sample, in the language model's space.
+
+    Returns:
+        input embeddings ``[B, L, hidden]``, labels ``[B, L]`` (-100 off the answer), and each sample's number of
+        positions before its answer's first token, ``[B]``.
+    """
+    length = max(len(s.before) + len(f) + len(s.after) + len(s.answer) for s, f in zip(samples, frames))
+    ids = torch.zeros(len(samples), length, dtype=torch.long)
+    labels = torch.full((len(samples), length), -100)
+    starts = []
+    for i, (s, f) in enumerate(zip(samples, frames)):
+        a, b = len(s.before), len(s.before) + len(f)
+        c = b + len(s.after)
+        ids[i, :a], ids[i, b:c] = torch.tensor(s.before), torch.tensor(s.after)
+        ids[i, c : c + len(s.answer)] = labels[i, c : c + len(s.answer)] = torch.tensor(s.answer)
+        starts.append(c)
+    embeds = embedding(ids)
+    rows = [
+        torch.cat([e[: len(s.before)], f.to(e.dtype), e[len(s.before) + len(f) :]])
+        for e, s, f in zip(embeds, samples, frames)
+    ]
+    return torch.stack(rows), labels, torch.tensor(starts)
+
+
+def mrope_positions(samples: list[Sample], rows: int, cols: int, length: int) -> torch.Tensor:
+    """Qwen2-VL's three position indices ``[3, B, length]`` for one ``rows x cols`` frame in each sample."""
+    positions = torch.zeros(3, len(samples), length, dtype=torch.long)
+    grid = torch.stack(torch.meshgrid(torch.zeros(1), torch.arange(rows), torch.arange(cols), indexing="ij"))
+    grid = grid.reshape(3, -1).long()
+    for i, s in enumerate(samples):
+        a = len(s.before)
+        tail = length - a - rows * cols
+        positions[:, i, :a] = torch.arange(a)
+        positions[:, i, a : a + rows * cols] = grid + a
+        positions[:, i, a + rows * cols :] = torch.arange(tail) + a + max(rows, cols)
+    return positions
+
+
+def thin_out(tokens: torch.Tensor, bare: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Leave out a random share of a scene's bare cells, none of its objects': ``[n, hidden]`` to ``[m, hidden]``.
+
+    An answer must not hang on how much empty bench there is to look at.
+    """
+    keep = ~bare | (torch.from_numpy(rng.random(len(bare))) < rng.random())
+    return tokens[keep]
+
+
+def train_language(
+    forward: Callable[[list[Sample], list[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
+    parameters: list[nn.Parameter],
+    state: nn.Module,
+    data: TokenSet,
+    sampler: Callable[[np.random.Generator, tuple[Fact, ...]], Sample],
+    *,
+    steps: int,
+    batch: int = 32,
+    lr: float = 1e-3,
+    minutes: float = 40.0,
+    seed: int = 0,
+    thin: float = 0.0,
+    checkpoint: Path | None = None,
+    name: str = "language",
+) -> None:
+    """Train in place on next-token loss over the answers.
+
+    Args:
+        forward: samples and their visual tokens to (logits ``[B, L, vocabulary]``, labels ``[B, L]``).
+        state: the module whose state is checkpointed.
+        thin: share of the samples whose bare cells are thinned out.
+        minutes: wall-clock budget; the learning-rate schedule follows whichever of steps and minutes is further on.
+    """
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
+    step, spent = 0, 0.0
+    if checkpoint and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        state.load_state_dict(saved["state"])
+        optimiser.load_state_dict(saved["optimiser"])
+        step, spent = saved["step"], saved["spent"]
+    rng = np.random.default_rng([seed, step])
+    began, mean, right = time.monotonic(), None, 0.0
+    while True:
+        elapsed = spent + time.monotonic() - began
+        progress = max(step / steps, elapsed / (60 * minutes))
+        if progress >= 1:
+            break
+        warm = min(1.0, (step + 1) / 150)
+        for group in optimiser.param_groups:
+            group["lr"] = lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        pick = rng.integers(len(data.facts), size=batch)
+        samples = [sampler(rng, data.facts[i]) for i in pick]
+        frames = [data.tokens[i].float() for i in pick]
+        if thin:
+            frames = [thin_out(f, data.bare[i], rng) if rng.random() < thin else f for f, i in zip(frames, pick)]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, labels = forward(samples, frames)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        value, hit = loss.item(), (logits.argmax(-1) == labels).float().mean().item()
+        mean = value if mean is None else 0.97 * mean + 0.03 * value
+        right = hit if step == 1 else 0.97 * right + 0.03 * hit
+        if step % 100 == 0:
+            log.info("%s step %d, %.0f s: loss %.4f, tokens right %.4f", name, step, elapsed, mean, right)
+        if checkpoint and step % 250 == 0:
+            torch.save(
+                {
+                    "state": state.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                    "spent": elapsed,
+                },
+                checkpoint,
+            )
+
+
+def vl_forward(model: nn.Module, rows: int, cols: int) -> Callable:
+    """Forward of lab-vl's language model over given visual tokens; logits and labels of the answers only."""
+
+    def forward(samples: list[Sample], frames: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        text = model.model.language_model
+        embeds, labels, _ = assemble(samples, frames, text.embed_tokens)
+        positions = mrope_positions(samples, rows, cols, embeds.shape[1])
+        hidden = text(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+        return _answers(model.lm_head, hidden, labels)
+
+    return forward
+
+
+def r1_forward(model: nn.Module, bridge: nn.Module) -> Callable:
+    """Forward of lab-r1 over bridged visual tokens; logits and labels of the answers only."""
+
+    def forward(samples: list[Sample], frames: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        bridged = bridge(torch.cat(frames)).split([len(f) for f in frames])
+        embeds, labels, _ = assemble(samples, list(bridged), model.get_input_embeddings())
+        hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return _answers(model.lm_head, hidden, labels)
+
+    return forward
+
+
+def _answers(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vocabulary is read out only where an answer's token comes next."""
+    learn = labels[:, 1:] != -100
+    return head(hidden[:, :-1][learn]), labels[:, 1:][learn]
