@@ -1,0 +1,73 @@
+"""Greedy decoding, one token at a time, over any Transformers language model with a growing cache."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from transformers import DynamicCache
+
+
+class GreedyDecoder:
+    """One answer's state: its cache and the logits of the next token.
+
+    The caller drives it: ``prefill`` once, then ``best`` and ``feed`` in turn. So that it can look at a
+    clock, a new mask or a cancel request before each token, no loop is hidden here.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+        self._cache_keyword = _cache_keyword(type(model))
+        self._rope_delta = 0
+        self._axes = 0
+        self._logits: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Keys in the cache."""
+        return int(self._cache.get_seq_length())
+
+    def prefill(self, embeds: torch.Tensor, position_ids: torch.Tensor | None = None, rope_delta: int = 0) -> None:
+        """Read the context.
+
+        Args:
+            embeds: [1, length, hidden].
+            position_ids: [1, length], or [3, 1, length] for M-RoPE; None counts from 0.
+            rope_delta: what M-RoPE adds to a later token's index.
+        """
+        if position_ids is None:
+            position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None]
+        self._axes = position_ids.shape[0] if position_ids.ndim == 3 else 0
+        self._rope_delta = int(rope_delta)
+        self._forward(embeds, position_ids)
+
+    def best(self) -> tuple[int, float]:
+        """The likeliest next token and its log-probability."""
+        assert self._logits is not None, "prefill first"
+        peak, token = self._logits.max(0)
+        pair = torch.stack((token.double(), (peak - torch.logsumexp(self._logits, 0)).double()))
+        token, logprob = pair.tolist()  # one wait for the device, not two
+        return int(token), logprob
+
+    def feed(self, token: int) -> None:
+        """Append one token (the best one, or another) and compute the next logits."""
+        device = self._model.get_input_embeddings().weight.device
+        embeds = self._model.get_input_embeddings()(torch.tensor([[token]], device=device))
+        position = torch.tensor([[self.length + self._rope_delta]], device=device)
+        self._forward(embeds, position.expand(self._axes, 1, 1) if self._axes else position)
+
+    def _forward(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> None:
+        output = self._model(
+            inputs_embeds=embeds,
+            position_ids=position_ids,
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_keyword: self._cache},
+        )
+        self._logits = output.logits[0, -1].float()
+
+
+def _cache_keyword(model_class) -> str:
+    """Transformers 5.24 calls it ``cache``, earlier releases ``past_key_values``."""
+    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"

@@ -1,0 +1,239 @@
+"""The reasoning model: a prompt and frames in, a thought and an action out, steered while it is written."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from ..steering import Gate, Law, Span, SteeringField, attach, make_law
+from .bridge import Bridge, load_bridge
+from .context import TEXT, TOKEN, Context, Layout, embed
+from .decode import GreedyDecoder
+from .loading import (
+    ModelLoadError,
+    load_model,
+    load_tokenizer,
+    one_line,
+    pick_device,
+    pick_dtype,
+    read_json,
+    resolve,
+    stop_ids,
+)
+from .perceiver import VisualFeatures
+from .tokenizing import check_text
+from .turn import Turn
+from .weighting import as_frames, as_masks, as_regions, regions_of, token_weights, word_weights
+from .writer import Writer
+
+
+class Reasoner:
+    """A causal language model with R1's `<think>…</think>` format, ready to be steered.
+
+    One turn runs at a time; a second caller waits. Decoding is greedy.
+    """
+
+    def __init__(self, model, tokenizer, name: str, bridge: Bridge | None = None):
+        self.model, self.tokenizer, self.name, self.bridge = model, tokenizer, name, bridge
+        hidden = int(model.config.get_text_config().hidden_size)
+        if bridge is not None and bridge.hidden != hidden:
+            raise ModelLoadError(f"model {name!r}: its bridge ends in width {bridge.hidden}, the model's is {hidden}")
+        self._stop = stop_ids(model, tokenizer)
+        try:
+            self.layout = Layout(tokenizer)
+        except Exception as error:  # templates are programs: they raise what they like
+            raise ModelLoadError(f"model {name!r}: chat template: {one_line(error)}") from error
+        self._attachment = attach(model)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, device: str = "cpu", dtype: str = "auto", *, bridge: str | os.PathLike | None = None
+    ) -> Reasoner:
+        """Load a causal language model.
+
+        Args:
+            name: ``builtin:lab-r1``, a folder, or a hub id: ``deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B``.
+            device: cpu, cuda, cuda:<n> or auto.
+            dtype: auto (float32 on a CPU), float32, float16 or bfloat16.
+            bridge: folder of a trained bridge; None looks beside the model.
+        Raises:
+            ModelLoadError: no such model, another class, or weights that can't be loaded.
+            UnsteerableModelError: attention that can't be steered.
+            ValueError: an unknown device or dtype.
+        """
+        from transformers import AutoModelForCausalLM
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        torch_device = pick_device(device)
+        folder = resolve(name)
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise ModelLoadError(f"model {name!r}: is of type {kind!r}; reasoning needs a causal language model")
+        picked = pick_dtype(dtype, torch_device, folder)
+        tokenizer = load_tokenizer(folder, name)
+        loaded_bridge = load_bridge(folder if bridge is None else bridge, torch_device, picked)
+        if bridge is not None and loaded_bridge is None:
+            raise ModelLoadError(f"bridge {os.fspath(bridge)!r}: no bridge.json there")
+        model = load_model(AutoModelForCausalLM, folder, torch_device, picked, name)
+        return cls(model, tokenizer, os.fspath(name), loaded_bridge)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def max_length(self) -> int:
+        """The longest context and answer together, in tokens."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def close(self) -> None:
+        """Detach the steering; the model is Transformers' own again and this reasoner is of no further use."""
+        with self._lock:
+            self._attachment.detach()
+
+    def bridge_for(self, features: VisualFeatures) -> str:
+        """How such frames reach the model: "token" if a bridge takes them, else "text" (regions' words)."""
+        fits = self.bridge is not None and self.bridge.vl_hidden == features.tokens.shape[-1]
+        return TOKEN if fits else TEXT
+
+    def generate(
+        self,
+        prompt: str,
+        visual_context: VisualFeatures | list[VisualFeatures] | None = None,
+        steering_mask=None,
+        alpha: float = 2.0,
+        law: str | Law = "conserving",
+        gate: Gate | str | None = None,
+        regions: list[tuple] | None = None,
+        max_new_tokens: int = 256,
+        max_thought_tokens: int | None = None,
+        stop: Callable[[], str | None] | None = None,
+        on_text: Callable[[str, str], None] | None = None,
+        update_mask: Callable[[], object] | None = None,
+        measure_focus: bool = True,
+    ) -> Turn:
+        """One turn: think, then act.
+
+        Args:
+            prompt: the user's text. It is data: special tokens in it are plain text.
+            visual_context: one frame's features, or several in order.
+            steering_mask: a Mask, an int8 [rows, cols] array, or a list: of one frame's masks, or, when
+                visual_context is a list, one entry a frame. None: no steering, plain attention.
+            alpha: strength of the law; 0 steers nothing.
+            law: "conserving", "additive", "none", or a Law with its own alpha.
+            gate: a Gate or its text ("layers=2-3;phases=think"): where the law holds.
+            regions: [(label, box in frame px or None), …]: everything in view, for the text bridge. None: the
+                labelled masks.
+            max_new_tokens: the longest answer.
+            max_thought_tokens: the longest thought: it is then closed for the model, and the action follows.
+            stop: asked before each forward pass; a text ends the turn, with it as the reason.
+            on_text: called with ("think" | "act", new text) as it is written.
+            update_mask: asked before each forward pass; new weights (as steering_mask) count from the next
+                token on; None leaves them.
+            measure_focus: whether the region's share of attention is measured.
+        Raises:
+            ValueError: an argument that can't be used, by name.
+        """
+        started = time.perf_counter()
+        check_text("prompt", prompt, self.max_length)
+        law = law if isinstance(law, Law) else make_law(law, alpha)
+        gate = Gate() if gate is None else gate if isinstance(gate, Gate) else Gate.parse(gate)
+        for argument, value in (
+            ("max_new_tokens", max_new_tokens),
+            ("max_thought_tokens", max_thought_tokens),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{argument} {value!r}: must be a whole number of at least 1")
+        frames = as_frames(visual_context)
+        groups = as_masks(steering_mask, visual_context, frames)
+        context = self._lay_out(prompt, frames, groups, regions)
+        room = self.max_length - len(context.ids)
+        if room < 1:
+            raise ValueError(
+                f"prompt: {len(context.ids)} tokens, frames included; {self.name!r} takes fewer than {self.max_length}"
+            )
+
+        def weights_for(mask_groups):
+            if context.bridge == TOKEN:
+                return token_weights(mask_groups, frames)
+            return word_weights(mask_groups, frames, context.regions, [length for _, length in context.spans])
+
+        field = None
+        if steering_mask is not None or update_mask is not None:
+            spans = [Span(start, length) for start, length in context.spans]
+            field = SteeringField(spans, weights_for(groups), device=self.device)
+
+        def refresh() -> None:
+            newer = update_mask() if update_mask is not None else None
+            if newer is not None:
+                field.update(weights_for(as_masks(newer, visual_context, frames)))
+
+        turn = Turn(
+            prompt=prompt,
+            prompt_ids=context.ids,
+            bridge=context.bridge,
+            spans=context.spans,
+            law=law.name,
+            alpha=law.alpha,
+            gate=str(gate),
+        )
+        limit = min(max_new_tokens, room)
+        writer = Writer(turn, self.tokenizer, self.layout, self._stop, on_text, limit, max_thought_tokens)
+        with self._lock, torch.no_grad():
+            if not writer.asked_to_stop(stop):
+                if field is None:
+                    self._write(context, frames, writer, stop, refresh)
+                    turn.unsteered_why = "no steering_mask"
+                else:
+                    with self._attachment.steer(field, law, gate, measure_focus=measure_focus) as report:
+                        self._write(context, frames, writer, stop, refresh)
+                    turn.steered = report.attention_calls > 0
+                    turn.unsteered_why = report.nothing_to_steer
+                    turn.focus_before, turn.focus_after = report.focus_before, report.focus_after
+                    turn.mask_updates = field.version
+        writer.finish()
+        turn.timings["total"] = (time.perf_counter() - started) * 1e3
+        return turn
+
+    def _lay_out(self, prompt: str, frames: list[VisualFeatures], groups: list[list], regions) -> Context:
+        if frames and self.bridge_for(frames[0]) == TOKEN:
+            return self.layout.with_tokens(prompt, [int(frame.tokens.shape[0]) for frame in frames])
+        listed = regions_of(groups, frames) if regions is None else as_regions(regions, frames)
+        if not listed and any(
+            item.any() if hasattr(item, "any") else not item.empty for group in groups for item in group
+        ):
+            raise ValueError(
+                f"regions: none, and the masks have no labels; without a bridge {self.name!r} sees regions "
+                "by their words only: pass regions=[(label, box), …] or masks with labels"
+            )
+        return self.layout.with_words(prompt, listed)
+
+    def _write(self, context: Context, frames: list[VisualFeatures], writer: Writer, stop, refresh) -> None:
+        """Prefill and decode until the writer has had enough."""
+        timings = writer.turn.timings
+        clock = time.perf_counter()
+        embeds = embed(self.model, context, [frame.tokens for frame in frames], self.bridge)
+        timings["embed"] = (time.perf_counter() - clock) * 1e3
+        clock = time.perf_counter()
+        decoder = GreedyDecoder(self.model)
+        refresh()
+        self._attachment.phase = writer.phase
+        decoder.prefill(embeds)
+        token, _ = decoder.best()
+        timings["prefill"] = (time.perf_counter() - clock) * 1e3
+        clock = time.perf_counter()
+        while True:
+            token = writer.take(token)
+            if writer.done or writer.asked_to_stop(stop):
+                break
+            refresh()
+            self._attachment.phase = writer.phase
+            decoder.feed(token)
+            token, _ = decoder.best()
+        timings["decode"] = (time.perf_counter() - clock) * 1e3
