@@ -1,0 +1,40 @@
+"""How strongly: laws, the field of per-key weights, gates, and their attachment to a model's attention."""
+
+from typing import TYPE_CHECKING
+
+from .errors import SteeringNotAppliedError, UnsteerableModelError
+from .field import FieldSnapshot, Span, SteeringField
+from .gate import PHASES, Gate
+from .laws import LAW_NAMES, Law, make_law
+from .report import FocusRows, SteeringReport
+
+if TYPE_CHECKING:
+    from .attach import Attachment, attach
+
+__all__ = [
+    "LAW_NAMES",
+    "PHASES",
+    "Attachment",
+    "FieldSnapshot",
+    "FocusRows",
+    "Gate",
+    "Law",
+    "Span",
+    "SteeringField",
+    "SteeringNotAppliedError",
+    "SteeringReport",
+    "UnsteerableModelError",
+    "attach",
+    "make_law",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs Transformers (seconds) only when it is asked for."""
+    if name in ("Attachment", "attach"):
+        # The submodule has the function's name: once imported it would hide it, so both names are bound here.
+        from .attach import Attachment, attach
+
+        globals().update(Attachment=Attachment, attach=attach)
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,211 @@
+"""Attachment of steering to a Transformers causal language model, through its attention interface."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import PreTrainedModel
+
+from .errors import SteeringNotAppliedError, UnsteerableModelError
+from .field import SteeringField
+from .gate import PHASES, Gate
+from .laws import Law
+from .report import SteeringReport
+from .run import NO_ROW, Run
+from .steerable import attention_layers, text_decoder
+
+IMPLEMENTATION = "steer_ros"  # the name in Transformers' attention interface
+
+
+@dataclass(eq=False)
+class _State:
+    """What an attached model's attention calls read. It does not hold the model, so that a forgotten
+    attachment does not keep a model alive."""
+
+    run: Run | None = None
+    phase: str = "think"
+
+
+# Attention module → (its layer, its attachment's state). Models in other threads have entries of their own;
+# nothing is "current", so two lanes can't see each other's steering.
+_LAYERS: weakref.WeakKeyDictionary[nn.Module, tuple[int, _State]] = weakref.WeakKeyDictionary()
+
+
+def steered_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Transformers' attention function: q [B, Hq, S, D], k and v [B, Hk, K, D] → ([B, S, Hq, D], None)."""
+    entry = _LAYERS.get(module)
+    if entry is None:
+        raise UnsteerableModelError(
+            f"{type(module).__name__}: its config asks for {IMPLEMENTATION!r} attention but it is not attached; "
+            "a copy of an attached model wants set_attn_implementation('sdpa')"
+        )
+    layer, state = entry
+    run = state.run
+    if run is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return run.attend(module, layer, state.phase, query, key, value, attention_mask, scaling, kwargs)
+
+
+AttentionInterface.register(IMPLEMENTATION, steered_attention_forward)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+class Attachment:
+    """Steering attached to one model. Made by `attach`; a context manager that detaches at its end.
+
+    Attached and not steering, the model gives what it gives with attn_implementation="sdpa", bit for bit.
+    Use it from one thread at a time, as the model itself; other models' attachments are independent.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        decoder = text_decoder(model)
+        layers = attention_layers(model, decoder)
+        if any(module in _LAYERS for module in layers):
+            raise ValueError(f"model: {type(model).__name__} is attached already; detach it first")
+        config = decoder.config
+        self.model = model
+        self.num_layers = len(layers)
+        self.num_heads = int(config.num_attention_heads)
+        self._config = config
+        self._layers = layers
+        self._state = _State()
+        self._previous = config._attn_implementation
+        decoder.set_attn_implementation(IMPLEMENTATION)
+        if config._attn_implementation != IMPLEMENTATION:
+            config._attn_implementation = self._previous
+            raise UnsteerableModelError(f"{type(decoder).__name__}: Transformers can't set its attention function")
+        for index, module in enumerate(layers):
+            _LAYERS[module] = (index, self._state)
+
+    @property
+    def attached(self) -> bool:
+        """False once detached."""
+        return bool(self._layers)
+
+    @property
+    def phase(self) -> str:
+        """The phase of the answer, "think" or "act". May be set while decoding: it counts from the next token on."""
+        return self._state.phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        if phase not in PHASES:
+            raise ValueError(f"phase: {phase!r}; accepted are {', '.join(PHASES)}")
+        self._state.phase = phase
+
+    @contextmanager
+    def steer(
+        self,
+        field: SteeringField,
+        law: Law,
+        gate: Gate | str | None = None,
+        *,
+        measure_focus: bool | str = False,
+        regions: Sequence[Sequence[Tensor | np.ndarray]] | None = None,
+        impl: str = "auto",
+    ) -> Iterator[SteeringReport]:
+        """Steer every forward pass inside the context; gives the report, which fills as the model runs.
+
+        Args:
+            field: the weights of key positions and the gains.
+            law: how they change attention.
+            gate: a `Gate`, its text, or None for all layers, heads and phases.
+            measure_focus: True for the mean focus before and after; "rows" also keeps each call's rows in
+                report.rows. Costs one more pass over the scores; nothing is computed when False.
+            regions: what to measure besides R: for each region one array for each span (in the field's
+                order), whose non-zero items are its keys. Needs measure_focus.
+            impl: "sdpa", "reference" (slow: the specification itself), or "auto", which is "sdpa" for now.
+
+        Raises:
+            SteeringNotAppliedError: the context ended and no attention call came, or none was steered though
+                law, weights and gates had something to steer with.
+            ValueError: an argument; a padded batch; a steering within a steering.
+        """
+        if not self.attached:
+            raise ValueError(f"attachment: {type(self.model).__name__} was detached; accepted is an attached model")
+        if self._state.run is not None:
+            raise ValueError("steer: this model is being steered already; accepted is one steering at a time")
+        if not isinstance(law, Law):
+            raise ValueError(f"law: {law!r}; accepted is a Law, as make_law gives")
+        gate = Gate() if gate is None else Gate.parse(gate) if isinstance(gate, str) else gate
+        if regions is not None and not measure_focus:
+            raise ValueError("regions: given without measure_focus; accepted is measure_focus=True")
+        table = None if regions is None else _region_table(field, regions)
+        shape = (self.num_layers, self.num_heads)
+        run = Run(field, law, gate, shape, impl=impl, measure_focus=measure_focus, regions=table)
+        self._state.run = run
+        try:
+            yield run.report
+        finally:
+            self._state.run = None
+            run.end()
+        self._insist(run.report)
+
+    def _insist(self, report: SteeringReport) -> None:
+        """Raise if the steering was a silent no-op."""
+        name = type(self.model).__name__
+        if report.calls_seen == 0:
+            raise SteeringNotAppliedError(f"{name}: no attention call came while steering; was this model run?")
+        if report.attention_calls == 0 and set(report.skipped) == {NO_ROW}:
+            raise SteeringNotAppliedError(
+                f"{name}: {report.calls_seen} attention calls came and {NO_ROW}; "
+                "do the spans lie where the model read them?"
+            )
+
+    def detach(self) -> None:
+        """Give the model back the attention implementation it had. Harmless if done already."""
+        if self._state.run is not None:
+            raise ValueError("detach: the model is being steered; leave that context first")
+        for module in self._layers:
+            _LAYERS.pop(module, None)
+        if self._layers:
+            self._config._attn_implementation = self._previous
+        self._layers = []
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.detach()
+
+
+def attach(model: PreTrainedModel) -> Attachment:
+    """Attach steering to a causal language model, or to the language model inside a vision-language model.
+
+    Raises UnsteerableModelError, naming the class and the reason, for a model whose attention can't be
+    steered rightly.
+    """
+    return Attachment(model)
+
+
+def _region_table(field: SteeringField, regions: Sequence[Sequence[Tensor | np.ndarray]]) -> Tensor:
+    """The regions as bool [end − start, regions] by key position from the first span's start."""
+    table = np.zeros((field.end - field.start, len(regions)), dtype=bool)
+    for column, arrays in enumerate(regions):
+        if isinstance(arrays, (Tensor, np.ndarray)) and len(field.spans) == 1:
+            arrays = [arrays]
+        if len(arrays) != len(field.spans):
+            raise ValueError(f"regions[{column}]: {len(arrays)} arrays; accepted is one for each of the field's spans")
+        for span, array in zip(field.spans, arrays, strict=True):
+            array = np.asarray(array.cpu() if isinstance(array, Tensor) else array).reshape(-1)
+            if array.size != span.length:
+                raise ValueError(f"regions[{column}]: {array.size} values; the span has {span.length} keys")
+            table[span.start - field.start : span.end - field.start, column] = array != 0
+    return torch.from_numpy(table)
