@@ -1,0 +1,1 @@
+"""Where to look: patch grids, masks, phrases, tracking. NumPy and OpenCV only."""
