@@ -29,6 +29,9 @@ OPEN = {
 }
 
 
+OPENING = "I look at the"  # what a thought says before it names the object that the instruction leaves open
+
+
 @dataclass(frozen=True)
 class Dialogue:
     """One question with its answer; ``task`` names its kind, ``target`` the object that it is about."""
@@ -66,7 +69,7 @@ def open_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
     task = str(rng.choice(list(OPEN), p=(0.36, 0.22, 0.14, 0.14, 0.14)))
     target = facts[int(rng.integers(len(facts)))]
     prompt = str(rng.choice(OPEN[task]))
-    return Dialogue(task, prompt, f"I look at the {target.name}.", open_action(task, target), target)
+    return Dialogue(task, prompt, f"{OPENING} {target.name}.", open_action(task, target), target)
 
 
 def exists_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:

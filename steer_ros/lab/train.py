@@ -159,6 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, default=16000, help="training scenes of each stage")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    parser.add_argument("--undecided", type=float, default=0.3, help="weight of lab-r1's loss on deciding early")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
 
 
@@ -234,7 +235,7 @@ def _r1(args: argparse.Namespace) -> None:
     bridge = Bridge(data.tokens.shape[-1], model.config.hidden_size, vl_model="builtin:lab-vl")
     pair = _Pair(model, bridge)
     train_language(
-        r1_forward(model, bridge),
+        r1_forward(model, bridge, args.undecided),
         list(pair.parameters()),
         pair,
         data,
@@ -246,4 +247,5 @@ def _r1(args: argparse.Namespace) -> None:
         checkpoint=args.work / "r1.pt",
         name="lab-r1",
     )
+    model.set_attn_implementation("sdpa")
     save_r1(model.eval(), bridge, tokenizer, args.out / "lab-r1")

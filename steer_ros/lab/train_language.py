@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,14 +21,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from .facts import Fact, facts_of
-from .instructions import draw_dialogue
+from .instructions import OPEN, OPENING, draw_dialogue
 from .phrases import grounding_answer, grounding_query, grounding_request
-from .render import render
+from .render import SIDE, render
 from .scene import make_scene
 from .targets import BARE, CELL
 from .train_vision import to_patches, tower_forward
+from .undecided import Taps, owners
 
 log = logging.getLogger(__name__)
+
+ROWS = SIDE // CELL  # visual tokens along each side of a frame
 
 
 @dataclass
@@ -86,6 +89,7 @@ class Sample:
     before: list[int]
     after: list[int]
     answer: list[int]
+    undecided: int = 0  # tokens of the answer before it names the object that the instruction leaves open
 
 
 def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
@@ -118,7 +122,8 @@ def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact,
             tokenize=False,
             add_generation_prompt=True,
         )
-        return _split(tokenizer, text, dialogue.answer + tokenizer.eos_token)
+        opening = len(tokenizer(OPENING, add_special_tokens=False).input_ids) if dialogue.task in OPEN else 0
+        return replace(_split(tokenizer, text, dialogue.answer + tokenizer.eos_token), undecided=opening)
 
     return sample
 
@@ -161,8 +166,8 @@ def assemble(
 def mrope_positions(samples: list[Sample], rows: int, cols: int, length: int) -> torch.Tensor:
     """Qwen2-VL's three position indices ``[3, B, length]`` for one ``rows x cols`` frame in each sample."""
     positions = torch.zeros(3, len(samples), length, dtype=torch.long)
-    grid = torch.stack(torch.meshgrid(torch.zeros(1), torch.arange(rows), torch.arange(cols), indexing="ij"))
-    grid = grid.reshape(3, -1).long()
+    grid = torch.stack(torch.meshgrid(torch.arange(1), torch.arange(rows), torch.arange(cols), indexing="ij"))
+    grid = grid.reshape(3, -1)
     for i, s in enumerate(samples):
         a = len(s.before)
         tail = length - a - rows * cols
@@ -172,17 +177,16 @@ def mrope_positions(samples: list[Sample], rows: int, cols: int, length: int) ->
     return positions
 
 
-def thin_out(tokens: torch.Tensor, bare: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Leave out a random share of a scene's bare cells, none of its objects': ``[n, hidden]`` to ``[m, hidden]``.
+def thin_out(bare: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Which visual tokens to keep, ``[n]`` bool: a random share of a scene's bare cells, and all of its objects'.
 
     An answer must not hang on how much empty bench there is to look at.
     """
-    keep = ~bare | (torch.from_numpy(rng.random(len(bare))) < rng.random())
-    return tokens[keep]
+    return ~bare | (torch.from_numpy(rng.random(len(bare))) < rng.random())
 
 
 def train_language(
-    forward: Callable[[list[Sample], list[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
+    forward: Callable[[list[Sample], list[torch.Tensor], list[torch.Tensor]], tuple[torch.Tensor, ...]],
     parameters: list[nn.Parameter],
     state: nn.Module,
     data: TokenSet,
@@ -200,7 +204,8 @@ def train_language(
     """Train in place on next-token loss over the answers.
 
     Args:
-        forward: samples and their visual tokens to (logits ``[B, L, vocabulary]``, labels ``[B, L]``).
+        forward: samples, their visual tokens and, of each object, which of those are its own (bool
+            ``[objects, n]``) to logits ``[n, vocabulary]`` and labels ``[n]`` of the answers, and a further loss.
         state: the module whose state is checkpointed.
         thin: share of the samples whose bare cells are thinned out.
         minutes: wall-clock budget; the learning-rate schedule follows whichever of steps and minutes is further on.
@@ -224,22 +229,25 @@ def train_language(
             group["lr"] = lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         pick = rng.integers(len(data.facts), size=batch)
         samples = [sampler(rng, data.facts[i]) for i in pick]
-        frames = [data.tokens[i].float() for i in pick]
-        if thin:
-            frames = [thin_out(f, data.bare[i], rng) if rng.random() < thin else f for f, i in zip(frames, pick)]
+        kept = [thin_out(data.bare[i], rng) if rng.random() < thin else torch.ones_like(data.bare[i]) for i in pick]
+        frames = [data.tokens[i][keep].float() for i, keep in zip(pick, kept)]
+        objects = [owners(data.facts[i], ROWS, ROWS)[:, keep] for i, keep in zip(pick, kept)]
         with torch.autocast("cpu", torch.bfloat16):
-            logits, labels = forward(samples, frames)
-        loss = F.cross_entropy(logits.float(), labels)
+            logits, labels, further = forward(samples, frames, objects)
+        loss = F.cross_entropy(logits.float(), labels) + further
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
-        value, hit = loss.item(), (logits.argmax(-1) == labels).float().mean().item()
+        value, hit = (loss - further).item(), (logits.argmax(-1) == labels).float().mean().item()
         mean = value if mean is None else 0.97 * mean + 0.03 * value
         right = hit if step == 1 else 0.97 * right + 0.03 * hit
         if step % 100 == 0:
-            log.info("%s step %d, %.0f s: loss %.4f, tokens right %.4f", name, step, elapsed, mean, right)
+            log.info(
+                "%s step %d, %.0f s: loss %.4f, tokens right %.4f, further loss %.4f",
+                name, step, elapsed, mean, right, float(further),
+            )  # fmt: skip
         if checkpoint and step % 250 == 0:
             torch.save(
                 {
@@ -253,28 +261,48 @@ def train_language(
 
 
 def vl_forward(model: nn.Module, rows: int, cols: int) -> Callable:
-    """Forward of lab-vl's language model over given visual tokens; logits and labels of the answers only."""
+    """Forward of lab-vl's language model over given visual tokens."""
 
-    def forward(samples: list[Sample], frames: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(samples: list[Sample], frames: list[torch.Tensor], objects: list[torch.Tensor]) -> tuple:
         text = model.model.language_model
         embeds, labels, _ = assemble(samples, frames, text.embed_tokens)
         positions = mrope_positions(samples, rows, cols, embeds.shape[1])
         hidden = text(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
-        return _answers(model.lm_head, hidden, labels)
+        return *_answers(model.lm_head, hidden, labels), embeds.new_zeros(())
 
     return forward
 
 
-def r1_forward(model: nn.Module, bridge: nn.Module) -> Callable:
-    """Forward of lab-r1 over bridged visual tokens; logits and labels of the answers only."""
+def r1_forward(model: nn.Module, bridge: nn.Module, undecided: float) -> Callable:
+    """Forward of lab-r1 over bridged visual tokens; ``undecided`` weighs the loss of that name."""
+    taps = Taps(model)
 
-    def forward(samples: list[Sample], frames: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(samples: list[Sample], frames: list[torch.Tensor], objects: list[torch.Tensor]) -> tuple:
         bridged = bridge(torch.cat(frames)).split([len(f) for f in frames])
-        embeds, labels, _ = assemble(samples, list(bridged), model.get_input_embeddings())
+        embeds, labels, starts = assemble(samples, list(bridged), model.get_input_embeddings())
         hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return _answers(model.lm_head, hidden, labels)
+        with torch.autocast("cpu", enabled=False):
+            further = undecided * taps.decidedness(*_before_naming(samples, starts, objects, embeds.shape[1]))
+        return *_answers(model.lm_head, hidden, labels), further
 
     return forward
+
+
+def _before_naming(
+    samples: list[Sample], starts: torch.Tensor, objects: list[torch.Tensor], length: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For ``Taps.decidedness``: rows from the frame's end to the last one before the name, and the objects' keys."""
+    count = max(len(s.after) + s.undecided for s in samples)
+    offsets = torch.arange(count)
+    sizes = torch.tensor([len(s.after) + s.undecided for s in samples])
+    first = starts - torch.tensor([len(s.after) for s in samples])
+    rows = (first[:, None] + offsets).clamp(max=length - 1)
+    open_ended = torch.tensor([s.undecided > 0 for s in samples])
+    valid = (offsets < sizes[:, None]) & open_ended[:, None]
+    keys = torch.zeros(len(samples), max(len(o) for o in objects), length, dtype=torch.bool)
+    for i, (s, own) in enumerate(zip(samples, objects)):
+        keys[i, : len(own), len(s.before) : len(s.before) + own.shape[1]] = own
+    return rows, valid, keys
 
 
 def _answers(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
