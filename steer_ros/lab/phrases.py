@@ -44,15 +44,15 @@ def grounding_query(rng: np.random.Generator, facts: Sequence[Fact]) -> tuple[st
     """A noun phrase to look for and the facts it means: by name, by colour, by shape, or one that is not there."""
     target = facts[int(rng.integers(len(facts)))]
     draw = rng.random()
-    if draw < 0.64:
+    if draw < 0.55:
         return target.name, matching(facts, target.colour, target.shape)
-    if draw < 0.74:
+    if draw < 0.63:
         return f"{target.colour} object", matching(facts, target.colour)
-    if draw < 0.84:
+    if draw < 0.71:
         return target.shape, matching(facts, None, target.shape)
-    if draw < 0.87:
+    if draw < 0.75:
         return str(rng.choice(ABSENT_NOUNS)), []
-    if draw < 0.95:  # half right: the hard way to be absent
+    if draw < 0.96:  # half right: the hard way to be absent
         colour, shape = target.colour, str(rng.choice(SHAPES))
         if rng.random() < 0.5:
             colour, shape = str(rng.choice(COLOURS)), target.shape

@@ -10,11 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from ..models.bridge import Bridge
 from .render import SIDE
@@ -207,9 +214,16 @@ def _tokens(args: argparse.Namespace):
     return tower, data
 
 
+def _kept(folder: Path, make: Callable[[], PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
+    """The tokenizer that the checkpoints beside it were trained with; made on the first run."""
+    if not folder.exists():
+        make().save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 def _vl(args: argparse.Namespace) -> None:
     tower, data = _tokens(args)
-    tokenizer = vl_tokenizer()
+    tokenizer = _kept(args.work / "vl-tokenizer", vl_tokenizer)
     model = new_vl(tokenizer)
     model.model.visual.load_state_dict(tower.state_dict())
     text = model.model.language_model
@@ -230,7 +244,7 @@ def _vl(args: argparse.Namespace) -> None:
 
 def _r1(args: argparse.Namespace) -> None:
     _, data = _tokens(args)
-    tokenizer = r1_tokenizer()
+    tokenizer = _kept(args.work / "r1-tokenizer", r1_tokenizer)
     model = new_r1(tokenizer)
     bridge = Bridge(data.tokens.shape[-1], model.config.hidden_size, vl_model="builtin:lab-vl")
     pair = _Pair(model, bridge)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .facts import Fact, facts_of
-from .instructions import OPEN, OPENING, draw_dialogue
+from .instructions import OPEN, OPENING, Dialogue, draw_dialogue
 from .phrases import grounding_answer, grounding_query, grounding_request
 from .render import SIDE, render
 from .scene import make_scene
@@ -89,11 +89,13 @@ class Sample:
     before: list[int]
     after: list[int]
     answer: list[int]
+    weights: tuple[float, ...] = ()  # of the answer's tokens in the loss; empty: all alike
     undecided: int = 0  # tokens of the answer before it names the object that the instruction leaves open
 
 
 def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
     """Samples of Qwen2-VL's grounding dialogue."""
+    digits = {tokenizer.convert_tokens_to_ids(d): d for d in "0123456789"}
 
     def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
         phrase, found = grounding_query(rng, facts)
@@ -107,9 +109,33 @@ def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, .
             tokenize=False,
             add_generation_prompt=True,
         )
-        return _split(tokenizer, text, grounding_answer(phrase, found) + tokenizer.eos_token)
+        sampled = _split(tokenizer, text, grounding_answer(phrase, found) + tokenizer.eos_token)
+        return replace(sampled, weights=_grounding_weights([digits.get(i) for i in sampled.answer]))
 
     return sample
+
+
+def _before_verdict(dialogue: Dialogue) -> str:
+    """The part of an answer before what is hard to know: whether the thing is there, or the place it is at."""
+    if dialogue.task in ("exists", "named"):
+        return dialogue.answer[: dialogue.answer.index(".") + 1]
+    if dialogue.task in ("describe", "where"):
+        return dialogue.answer[: dialogue.answer.rindex("at the") + len("at the")]
+    return dialogue.answer
+
+
+def _grounding_weights(digits: list[str | None]) -> tuple[float, ...]:
+    """Loss weights of an answer's tokens, given its digits (``None`` for any other token).
+
+    Whether and which object is decided by few tokens among many; a coordinate's last digit is a fifth of a pixel's
+    worth of noise at this resolution, and its first is what places the box.
+    """
+    weights, run = [], 0
+    for digit in digits:
+        weights.append((2.0, 1.0, 0.1)[run] if digit is not None else 0.4)
+        run = (run + 1) % 3 if digit is not None else 0
+    weights[0] = 5.0  # there, or not
+    return tuple(weights)
 
 
 def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
@@ -123,7 +149,10 @@ def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact,
             add_generation_prompt=True,
         )
         opening = len(tokenizer(OPENING, add_special_tokens=False).input_ids) if dialogue.task in OPEN else 0
-        return replace(_split(tokenizer, text, dialogue.answer + tokenizer.eos_token), undecided=opening)
+        sampled = _split(tokenizer, text, dialogue.answer + tokenizer.eos_token)
+        light = tokenizer(_before_verdict(dialogue), add_special_tokens=False).input_ids
+        weights = tuple(1.0 if i < len(light) else 4.0 for i in range(len(sampled.answer) - 1)) + (1.0,)
+        return replace(sampled, undecided=opening, weights=weights)
 
     return sample
 
@@ -135,32 +164,35 @@ def _split(tokenizer, text: str, answer: str) -> Sample:
 
 def assemble(
     samples: list[Sample], frames: list[torch.Tensor], embedding: nn.Module
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lay samples out with their visual tokens, padded on the right.
 
     Args:
         frames: visual tokens ``[n, hidden]`` of each sample, in the language model's space.
 
     Returns:
-        input embeddings ``[B, L, hidden]``, labels ``[B, L]`` (-100 off the answer), and each sample's number of
-        positions before its answer's first token, ``[B]``.
+        input embeddings ``[B, L, hidden]``, labels ``[B, L]`` (-100 off the answer), their weights ``[B, L]``, and
+        each sample's number of positions before its answer's first token, ``[B]``.
     """
     length = max(len(s.before) + len(f) + len(s.after) + len(s.answer) for s, f in zip(samples, frames))
     ids = torch.zeros(len(samples), length, dtype=torch.long)
     labels = torch.full((len(samples), length), -100)
+    weights = torch.ones(len(samples), length)
     starts = []
     for i, (s, f) in enumerate(zip(samples, frames)):
         a, b = len(s.before), len(s.before) + len(f)
         c = b + len(s.after)
         ids[i, :a], ids[i, b:c] = torch.tensor(s.before), torch.tensor(s.after)
         ids[i, c : c + len(s.answer)] = labels[i, c : c + len(s.answer)] = torch.tensor(s.answer)
+        if s.weights:
+            weights[i, c : c + len(s.answer)] = torch.tensor(s.weights)
         starts.append(c)
     embeds = embedding(ids)
     rows = [
         torch.cat([e[: len(s.before)], f.to(e.dtype), e[len(s.before) + len(f) :]])
         for e, s, f in zip(embeds, samples, frames)
     ]
-    return torch.stack(rows), labels, torch.tensor(starts)
+    return torch.stack(rows), labels, weights, torch.tensor(starts)
 
 
 def mrope_positions(samples: list[Sample], rows: int, cols: int, length: int) -> torch.Tensor:
@@ -205,7 +237,8 @@ def train_language(
 
     Args:
         forward: samples, their visual tokens and, of each object, which of those are its own (bool
-            ``[objects, n]``) to logits ``[n, vocabulary]`` and labels ``[n]`` of the answers, and a further loss.
+            ``[objects, n]``) to logits ``[n, vocabulary]``, labels ``[n]`` and weights ``[n]`` of the answers,
+            and a further loss.
         state: the module whose state is checkpointed.
         thin: share of the samples whose bare cells are thinned out.
         minutes: wall-clock budget; the learning-rate schedule follows whichever of steps and minutes is further on.
@@ -233,8 +266,9 @@ def train_language(
         frames = [data.tokens[i][keep].float() for i, keep in zip(pick, kept)]
         objects = [owners(data.facts[i], ROWS, ROWS)[:, keep] for i, keep in zip(pick, kept)]
         with torch.autocast("cpu", torch.bfloat16):
-            logits, labels, further = forward(samples, frames, objects)
-        loss = F.cross_entropy(logits.float(), labels) + further
+            logits, labels, weights, further = forward(samples, frames, objects)
+        every = F.cross_entropy(logits.float(), labels, reduction="none")
+        loss = (every * weights).sum() / weights.sum() + further
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -265,10 +299,10 @@ def vl_forward(model: nn.Module, rows: int, cols: int) -> Callable:
 
     def forward(samples: list[Sample], frames: list[torch.Tensor], objects: list[torch.Tensor]) -> tuple:
         text = model.model.language_model
-        embeds, labels, _ = assemble(samples, frames, text.embed_tokens)
+        embeds, labels, weights, _ = assemble(samples, frames, text.embed_tokens)
         positions = mrope_positions(samples, rows, cols, embeds.shape[1])
         hidden = text(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
-        return *_answers(model.lm_head, hidden, labels), embeds.new_zeros(())
+        return *_answers(model.lm_head, hidden, labels, weights), embeds.new_zeros(())
 
     return forward
 
@@ -279,11 +313,11 @@ def r1_forward(model: nn.Module, bridge: nn.Module, undecided: float) -> Callabl
 
     def forward(samples: list[Sample], frames: list[torch.Tensor], objects: list[torch.Tensor]) -> tuple:
         bridged = bridge(torch.cat(frames)).split([len(f) for f in frames])
-        embeds, labels, starts = assemble(samples, list(bridged), model.get_input_embeddings())
+        embeds, labels, weights, starts = assemble(samples, list(bridged), model.get_input_embeddings())
         hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         with torch.autocast("cpu", enabled=False):
             further = undecided * taps.decidedness(*_before_naming(samples, starts, objects, embeds.shape[1]))
-        return *_answers(model.lm_head, hidden, labels), further
+        return *_answers(model.lm_head, hidden, labels, weights), further
 
     return forward
 
@@ -305,7 +339,7 @@ def _before_naming(
     return rows, valid, keys
 
 
-def _answers(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vocabulary is read out only where an answer's token comes next."""
+def _answers(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple:
+    """Logits, labels and weights; the vocabulary is read out only where an answer's token comes next."""
     learn = labels[:, 1:] != -100
-    return head(hidden[:, :-1][learn]), labels[:, 1:][learn]
+    return head(hidden[:, :-1][learn]), labels[:, 1:][learn], weights[:, 1:][learn]

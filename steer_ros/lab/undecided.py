@@ -65,7 +65,8 @@ class Taps:
             scores = (q @ k.transpose(2, 3)) * scaling
             look = scores.masked_fill(~anywhere, float("-inf")).softmax(-1).nan_to_num(0.0)
             share = look @ objects.float().transpose(1, 2)[:, None]  # [B, H, R, N]
-            divergence = torch.xlogy(share, share).sum(-1) + count.float().log()[:, None, None]
+            share = share.clamp(min=1e-6)  # the slope at nothing is infinite
+            divergence = (share * share.log()).sum(-1) + count.float().log()[:, None, None]
             total = total + (divergence.mean(1) * valid).sum() / valid.sum().clamp(min=1)
             n += 1
         self.seen.clear()

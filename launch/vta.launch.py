@@ -1,0 +1,125 @@
+"""The VTA loop: camera frames in, action texts out.
+
+    ros2 launch steer_ros vta.launch.py image:=/camera/image_raw look_for:="the red beaker"
+
+`ros2 launch steer_ros vta.launch.py --show-args` lists the arguments. One that is left empty leaves its parameter as
+params_file has it; one that is given goes before the file.
+"""
+
+import atexit
+import os
+import tempfile
+
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node, PushRosNamespace, SetParameter
+
+from launch import LaunchDescription
+
+BOTH = ("perception", "reasoning")
+
+# launch argument: (nodes, parameter, description)
+FORWARDED = {
+    "transport": (("perception",), "transport", "Form of the image topic: raw or compressed."),
+    "perception_model": (("perception",), "model", "Vision-language model: builtin:<name>, a folder or a hub id."),
+    "reasoning_model": (("reasoning",), "model", "Reasoning model: builtin:<name>, a folder or a hub id."),
+    "device": (BOTH, "device", "Where the models run: auto, cpu, cuda or cuda:<n>."),
+    "dtype": (BOTH, "dtype", "Type of the weights: auto, float32, float16 or bfloat16."),
+    "alpha": (("reasoning",), "steering.alpha", "Strength of the steering; 0 steers nothing."),
+    "law": (("reasoning",), "steering.law", "How weights change attention: none, additive or conserving."),
+    "instruction": (("reasoning",), "instruction", "What the robot is told."),
+    "look_for": (("perception",), "look_for", "What to look for: a thing, a place, or both."),
+}
+NUMBERS = ("alpha",)
+
+
+def generate_launch_description() -> LaunchDescription:
+    config = os.path.join(get_package_share_directory("steer_ros"), "config", "vta.yaml")
+    arguments = [
+        DeclareLaunchArgument("image", default_value="image", description="Topic of the camera's images."),
+        *(
+            DeclareLaunchArgument(name, default_value="", description=f"{text} Empty: as in params_file.")
+            for name, (_, _, text) in FORWARDED.items()
+        ),
+        DeclareLaunchArgument("params_file", default_value=config, description="Parameters of both nodes (YAML)."),
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes and their topics."),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="false",
+            choices=["true", "false"],
+            description="Take the time from /clock, as when a bag is replayed.",
+        ),
+        DeclareLaunchArgument(
+            "composed",
+            default_value="true",
+            choices=["true", "false"],
+            description="true: both nodes in one process, tokens handed over without a copy; false: two processes.",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="What the nodes log.",
+        ),
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=nodes)])
+
+
+def nodes(context) -> list:
+    """The nodes, once the arguments have values."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in FORWARDED}
+    params_file = LaunchConfiguration("params_file").perform(context)
+    remappings = [("image", LaunchConfiguration("image"))]
+    parameters = [written(content) for content in (rooted(params_file), overrides(values)) if content]
+    composed = LaunchConfiguration("composed").perform(context) == "true"
+    return [
+        GroupAction(
+            [
+                PushRosNamespace(LaunchConfiguration("namespace")),
+                SetParameter("use_sim_time", LaunchConfiguration("use_sim_time")),
+                *(
+                    Node(
+                        package="steer_ros",
+                        executable=executable,
+                        output="screen",
+                        parameters=parameters,
+                        remappings=remappings,
+                        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+                        on_exit=Shutdown(reason=f"{executable} has ended"),
+                    )
+                    for executable in (("vta",) if composed else BOTH)
+                ),
+            ]
+        )
+    ]
+
+
+def rooted(params_file: str) -> dict:
+    """The file's parameters; a section named by a node alone then holds for it in every namespace."""
+    with open(params_file, encoding="utf-8") as file:
+        content = yaml.safe_load(file) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"params_file: {params_file}: accepted is a map of nodes, each with ros__parameters")
+    return {key if key.startswith("/") else f"/**/{key}": value for key, value in content.items()}
+
+
+def overrides(values: dict) -> dict:
+    """The arguments that were given, as parameters of the nodes that they are for."""
+    sections = {}
+    for name, value in values.items():
+        if value == "":
+            continue
+        for node in FORWARDED[name][0]:
+            section = sections.setdefault(f"/**/{node}", {"ros__parameters": {}})
+            section["ros__parameters"][FORWARDED[name][1]] = yaml.safe_load(value) if name in NUMBERS else value
+    return sections
+
+
+def written(content: dict) -> str:
+    """A file for the nodes to read; it goes when the launch ends."""
+    with tempfile.NamedTemporaryFile("w", prefix="steer_ros_", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(content, file, sort_keys=False)
+    atexit.register(lambda: os.path.exists(file.name) and os.unlink(file.name))
+    return file.name

@@ -1,0 +1,92 @@
+"""How a process runs its nodes: one executor, one interrupt, half of the processor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import rclpy
+import torch
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from transformers.utils.logging import disable_progress_bar
+
+from steer_ros.nodes.base import StartError, SteerNode, one_line
+
+
+@contextlib.contextmanager
+def one_interrupt() -> Iterator[Callable[[], None]]:
+    """Only the first SIGINT raises KeyboardInterrupt, and none once the given function has been called.
+
+    Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch: the second must not tear the clean-up.
+    Enter before rclpy.init, whose own handler then calls this one.
+    """
+    heeded = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal heeded
+        if not heeded:
+            heeded = True
+            raise KeyboardInterrupt
+
+    def off() -> None:
+        nonlocal heeded
+        heeded = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield off  # signals are the main thread's business
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield off
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def share_processor() -> None:
+    """Leave half of the processor to the other lane and to ROS, unless OMP_NUM_THREADS says otherwise.
+
+    PyTorch takes it all, and threads that outnumber the cores wait for each other: a small model's turn on two busy
+    cores took seven times as long with two threads as with one.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
+
+
+def run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None = None) -> int:
+    """Run nodes under one single-threaded executor until shutdown. Returns the process's exit code."""
+    share_processor()
+    disable_progress_bar()  # a log is no terminal
+    with one_interrupt() as no_more_interrupts:
+        return _run(make_nodes, args, no_more_interrupts)
+
+
+def _run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, ending: Callable[[], None]) -> int:
+    rclpy.init(args=args)
+    nodes: list[SteerNode] = []
+    try:
+        nodes = make_nodes()
+        executor = SingleThreadedExecutor()
+        for node in nodes:
+            executor.add_node(node)
+        # In reverse: whoever is fed is ready before whoever feeds.
+        for node in reversed(nodes):
+            node.autostart()
+        executor.spin()
+    except StartError:
+        return 2  # the node has logged the line that says why
+    except ValueError as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        ending()
+        for node in nodes:
+            node.end()
+        rclpy.try_shutdown()
+    return 0

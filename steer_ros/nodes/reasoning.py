@@ -1,0 +1,260 @@
+"""Lifecycle node `reasoning`: a frame's tokens and masks in; a thought and an action out."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from std_msgs.msg import String
+
+from steer_ros.models.reasoner import Reasoner
+from steer_ros.models.turn import Turn
+from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
+from steer_ros.nodes.base import LATEST, STREAM, SteerNode, one_line
+from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
+from steer_ros.nodes.process import run
+from steer_ros.nodes.settings import DEFAULT_INSTRUCTION, REASONING
+from steer_ros.pipeline.deadline import Deadline
+from steer_ros.pipeline.handover import Handover, Seen
+from steer_ros.pipeline.rendezvous import Meeting, Rendezvous
+from steer_ros.pipeline.trace import Trace
+from steer_ros.regions.grid import PatchGrid
+from steer_ros.regions.mask import Mask
+from steer_ros.steering.gate import Gate
+
+# A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
+HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
+
+Masks = tuple[PatchGrid, list[Mask]]
+
+
+class ReasoningNode(SteerNode):
+    """handover: where frames come from within the process; None: they come as `visual_tokens`.
+
+    load_model(name, device=…, dtype=…): returns a Reasoner.
+    """
+
+    def __init__(
+        self,
+        handover: Handover | None = None,
+        *,
+        load_model: Callable[..., Any] = Reasoner.from_pretrained,
+        **options: Any,
+    ) -> None:
+        self._handover = handover
+        self._load_model = load_model
+        self._reasoner: Any = None
+        self._meetings: Rendezvous[tuple[Seen, Trace], Masks] | None = None
+        self._dropped = 0
+        self._last_stamp: int | None = None
+        self._turns = 0
+        self._run_id = uuid.uuid4().hex[:8]
+        super().__init__("reasoning", REASONING, **options)
+
+    def load(self) -> None:
+        reasoner = self._load_model(
+            self.parameters["model"], device=self.parameters["device"], dtype=self.parameters["dtype"]
+        )
+        config = reasoner.model.config.get_text_config()
+
+        def fits(gate: str) -> None:
+            try:
+                Gate.parse(gate).table(config.num_hidden_layers, config.num_attention_heads)
+            except ValueError as error:
+                raise ValueError(f"parameter steering.gate: {gate!r}; {error}") from error
+
+        fits(self.parameters["steering.gate"])
+        self.parameters.checks["steering.gate"] = fits
+        self._reasoner = reasoner
+        self.get_logger().info(f"model {self.parameters['model']} on {reasoner.device}")
+
+    def unload(self) -> None:
+        self.parameters.checks.clear()
+        reasoner, self._reasoner = self._reasoner, None
+        if reasoner is not None:
+            reasoner.close()
+
+    def parameters_device(self) -> Any:
+        return self._reasoner.device
+
+    def open(self) -> None:
+        self._text_out = self.advertise(String, "action_text", STREAM)
+        self._action_out = self.advertise(ActionText, "action", STREAM)
+        self._thought_out = self.advertise(String, "thought", STREAM)
+        self._last_stamp = None
+        self._meetings = Rendezvous()
+        for name in ("mask_wait_ms", "mask_max_age_ms"):
+            self.changed(name, self.parameters[name])
+        self.lane.serve(self._meetings, self._turn)
+        self.listen(String, "instruction", self._on_instruction, STREAM)
+        self.listen(RoiMaskArray, "roi_masks", self._on_masks, LATEST)
+        if self._handover is None:
+            self.listen(VisualTokens, "visual_tokens", self._on_tokens, LATEST)
+        else:
+            self._handover.connect(self._on_seen, self._meetings.reset)
+
+    def close(self) -> None:
+        if self._handover is not None:
+            self._handover.disconnect()
+        meetings, self._meetings = self._meetings, None
+        if meetings is not None:
+            meetings.close()
+            self._dropped += meetings.dropped
+
+    def changed(self, name: str, value: Any) -> None:
+        meetings = self._meetings
+        if meetings is not None and name == "mask_wait_ms":
+            meetings.wait = value / 1e3
+        elif meetings is not None and name == "mask_max_age_ms":
+            meetings.max_age = int(value * 1e6)
+
+    def counts(self) -> dict[str, int]:
+        meetings = self._meetings
+        return {"frames_dropped": self._dropped + (meetings.dropped if meetings else 0)}
+
+    # Callbacks: take the message and return.
+    def _on_instruction(self, message: String) -> None:
+        try:
+            self.parameters["instruction"] = message.data
+        except ValueError as error:
+            self.health.bad("bad_instruction", str(error))
+
+    def _on_masks(self, message: RoiMaskArray) -> None:
+        try:
+            masks = read_masks(message)
+        except ValueError as error:
+            self.health.bad("bad_masks", one_line(error))
+        else:
+            self._meetings.put_masks(stamp_of(message.header), masks)
+
+    def _on_tokens(self, message: VisualTokens) -> None:
+        self.health.count("frames_received")
+        try:
+            features = read_tokens(message)
+        except ValueError as error:
+            self.health.bad("bad_tokens", one_line(error))
+            return
+        perceive_ms = max(0.0, message.perceive_ms) if math.isfinite(message.perceive_ms) else 0.0
+        received = self.receipt(message.header) - int(perceive_ms * 1e6)
+        stamp = features.stamp
+        if self._last_stamp is not None and stamp < self._last_stamp:
+            self.health.count("stamps_back")
+            self._meetings.reset(stamp)
+        self._last_stamp = stamp
+        seen = Seen(stamp, message.header, features, None, received, perceive_ms)
+        self._meetings.put_tokens(stamp, (seen, Trace()), message.masks_follow)
+
+    def _on_seen(self, seen: Seen) -> None:
+        """From perception's lane: a frame within the process."""
+        self.health.count("frames_received")
+        meetings = self._meetings
+        if meetings is not None:
+            masks = None if seen.masks is None else (seen.features.grid, seen.masks)
+            meetings.put(seen.stamp, (seen, Trace()), masks)
+
+    # The lane.
+    def _turn(self, meeting: Meeting[tuple[Seen, Trace], Masks]) -> None:
+        seen, trace = meeting.tokens
+        trace.add("wait", trace.elapsed)
+        self._turns += 1
+        instruction = self.parameters["instruction"].strip() or DEFAULT_INSTRUCTION
+        answer = ActionText(
+            header=seen.header,
+            turn_id=f"{self._run_id}-{self._turns}",
+            instruction=instruction,
+            focus_before=math.nan,
+            focus_after=math.nan,
+        )
+        turn = None
+        try:
+            masks = self._masks_for(meeting)
+            answer.region_ids = [mask.track_id for mask in masks or []]
+            answer.region_labels = [mask.label for mask in masks or []]
+            seen.fence.wait(seen.features.tokens)
+            turn = self._generate(instruction, seen, masks)
+            _describe(answer, turn)
+        except Exception as error:
+            # Whoever waits for this frame's action is told that there is none.
+            answer.cut_short, answer.cut_reason = True, ActionText.CUT_ERROR
+            self.lane_failed("turn", error)
+        answer.perceive_ms, answer.wait_ms = seen.perceive_ms, trace.stages["wait"]
+        answer.total_ms = seen.perceive_ms + trace.elapsed
+        if answer.text and answer.cut_reason in HARMLESS_CUTS:
+            self._text_out.publish(String(data=answer.text))
+        self._action_out.publish(answer)
+        self.health.count("turns")
+        self.health.count(f"turns_cut_{answer.cut_reason}", int(answer.cut_short))
+        stages = {} if turn is None else turn.timings
+        self.health.stages.add({**trace.stages, **stages, "turn": answer.total_ms})
+
+    def _masks_for(self, meeting: Meeting[tuple[Seen, Trace], Masks]) -> list[Mask] | None:
+        """The masks to steer by, if they fit the frame's grid."""
+        if meeting.late:
+            self.health.bad(
+                "masks_late",
+                f"masks of frame {meeting.stamp} did not come within "
+                f"{self.parameters['mask_wait_ms']:g} ms (mask_wait_ms)",
+            )
+        if meeting.masks is None:
+            return None
+        grid, masks = meeting.masks
+        frame_grid = meeting.tokens[0].features.grid
+        if (grid.rows, grid.cols) != (frame_grid.rows, frame_grid.cols):
+            self.health.bad(
+                "bad_masks",
+                f"roi_masks: grid {grid.rows}x{grid.cols} does not match the frame's "
+                f"{frame_grid.rows}x{frame_grid.cols}; not steered",
+            )
+            return None
+        return masks
+
+    def _generate(self, instruction: str, seen: Seen, masks: list[Mask] | None) -> Turn:
+        get = self.parameters
+        clock = self.get_clock()
+        deadline = Deadline(get["deadline_ms"], seen.received, lambda: clock.now().nanoseconds)
+        lane_source = self._meetings
+        thought: list[str] = []
+
+        def stop() -> str | None:
+            if lane_source is None or lane_source.closed:
+                return ActionText.CUT_STOPPED
+            return ActionText.CUT_DEADLINE if deadline.passed else None
+
+        def on_text(phase: str, text: str) -> None:
+            if phase == "think":
+                thought.append(text)
+                self._thought_out.publish(String(data="".join(thought)))
+
+        thought_tokens, action_tokens = get["max_thought_tokens"], get["max_action_tokens"]
+        return self._reasoner.generate(
+            prompt=instruction,
+            visual_context=seen.features,
+            steering_mask=masks or None,
+            law=get["steering.law"],
+            alpha=get["steering.alpha"],
+            gate=get["steering.gate"],
+            max_thought_tokens=thought_tokens,
+            max_new_tokens=thought_tokens + action_tokens,
+            stop=stop,
+            on_text=on_text,
+        )
+
+
+def _describe(answer: ActionText, turn: Turn) -> None:
+    """What the turn says of itself."""
+    answer.text = turn.action
+    if turn.steered:
+        answer.law, answer.alpha = turn.law, float(turn.alpha)
+    answer.focus_before = math.nan if turn.focus_before is None else float(turn.focus_before)
+    answer.focus_after = math.nan if turn.focus_after is None else float(turn.focus_after)
+    answer.prefill_ms = float(turn.timings.get("embed", 0.0) + turn.timings.get("prefill", 0.0))
+    answer.decode_ms = float(turn.timings.get("decode", 0.0))
+    answer.thought_tokens, answer.action_tokens = turn.thought_tokens, turn.action_tokens
+    answer.cut_short, answer.cut_reason = turn.cut_short, turn.cut_reason
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run reasoning in a process of its own."""
+    return run(lambda: [ReasoningNode()], args)

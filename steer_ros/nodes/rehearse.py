@@ -1,0 +1,171 @@
+"""`rehearse`: a bag in lockstep by a cue sheet, each turn a line of JSON. The demo and its tests run on it.
+
+A cue sets a parameter of a node before a certain frame is sent, and the frame waits until the node has taken it: the
+same bag and cues give the same turns. The cue sheet is a JSON list of
+{"stamp_ns": …, "node": "perception", "parameter": "look_for", "value": "red beaker"}, by the stamps of the frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.serialization import deserialize_message
+from rclpy.utilities import remove_ros_args
+
+from steer_ros.msg import ActionText, RoiMaskArray
+from steer_ros.nodes.base import STREAM, one_line
+from steer_ros.nodes.messages import read_masks, stamp_of
+from steer_ros.nodes.replay import Replay
+
+MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
+
+
+class RehearsalError(RuntimeError):
+    """The rehearsal can't go on; the message is one line."""
+
+
+class Rehearsal(Replay):
+    """Plays a bag in lockstep, cues first. tell: called with what each frame's turn gave, ready for JSON."""
+
+    def __init__(
+        self,
+        bag: Path,
+        cues: Sequence[Mapping[str, Any]],
+        tell: Callable[[dict[str, Any]], None],
+        *,
+        timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self._cues = check_cues(cues)
+        self._tell = tell
+        self._seconds = timeout
+        self._actions: dict[int, ActionText] = {}
+        self._masks: dict[int, RoiMaskArray] = {}
+        self._remotes: dict[str, AsyncParameterClient] = {}
+        super().__init__(bag, lockstep=True, timeout=timeout, **options)
+        self.create_subscription(RoiMaskArray, "roi_masks", self._on_masks, STREAM)
+
+    def _send_frame(self, topic: str, data: bytes) -> None:
+        stamp = stamp_of(deserialize_message(data, self._types[topic]).header)
+        for cue in self._cues:
+            if cue["stamp_ns"] == stamp:
+                self._set(cue["node"], cue["parameter"], cue["value"])
+        self._actions.pop(stamp, None)
+        self._masks.clear()
+        super()._send_frame(topic, data)
+        action = self._actions.pop(stamp, None)
+        if action is None:
+            raise RehearsalError(f"frame {stamp}: no action within {self._seconds:g} s")
+        if action.region_labels:
+            self._spin_until(lambda: stamp in self._masks, MASKS_WAIT)
+        self._tell(turn_record(stamp, action, self._masks.get(stamp)))
+
+    def _on_action(self, message: ActionText) -> None:
+        self._actions[stamp_of(message.header)] = message
+        super()._on_action(message)
+
+    def _on_masks(self, message: RoiMaskArray) -> None:
+        self._masks[stamp_of(message.header)] = message
+
+    def _set(self, node: str, name: str, value: Any) -> None:
+        """Set a parameter of another node and wait until it is taken."""
+        if node not in self._remotes:
+            self._remotes[node] = AsyncParameterClient(self, node)
+        remote = self._remotes[node]
+        if not self._spin_until(remote.services_are_ready, self._seconds):
+            raise RehearsalError(f"node {node}: its parameters can't be reached within {self._seconds:g} s")
+        answer = remote.set_parameters([Parameter(name, value=value)])
+        if not self._spin_until(answer.done, self._seconds):
+            raise RehearsalError(f"node {node}: no answer within {self._seconds:g} s to {name} = {value!r}")
+        (result,) = answer.result().results
+        if not result.successful:
+            raise RehearsalError(f"node {node}: {name} = {value!r} was refused: {result.reason}")
+
+
+def check_cues(cues: Any) -> list[dict[str, Any]]:
+    """The cues, if they have the form given above. Raises ValueError naming the first that has not."""
+    if not isinstance(cues, Sequence) or isinstance(cues, str):
+        raise ValueError(f"cues: {type(cues).__name__}; accepted is a list")
+    for index, cue in enumerate(cues):
+        fields = {"stamp_ns": int, "node": str, "parameter": str, "value": (str, int, float, bool)}
+        if not isinstance(cue, Mapping) or set(cue) != set(fields):
+            raise ValueError(f"cues[{index}]: accepted is an object of {', '.join(fields)}")
+        for name, kind in fields.items():
+            if not isinstance(cue[name], kind):
+                raise ValueError(f"cues[{index}].{name}: {cue[name]!r} is of the wrong type")
+    return [dict(cue) for cue in cues]
+
+
+def turn_record(stamp: int, action: ActionText, masks: RoiMaskArray | None) -> dict[str, Any]:
+    """What an ActionText says, and the masks that it was grounded on, as plain numbers and texts; NaN becomes None."""
+    record: dict[str, Any] = {"stamp_ns": stamp, "frame_id": action.header.frame_id}
+    for name in action.get_fields_and_field_types():
+        if name != "header":
+            value = getattr(action, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                value = None
+            record[name] = value if isinstance(value, (str, int, float, bool, type(None))) else list(value)
+    record["regions"] = []
+    if masks is not None:
+        _, read = read_masks(masks)
+        record["regions"] = [
+            {
+                "label": mask.label,
+                "track_id": mask.track_id,
+                "source": mask.source,
+                "score": mask.score,
+                "box": mask.box,
+                "weights": mask.weights.tolist(),
+            }
+            for mask in read
+        ]
+    return record
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="rehearse", description=__doc__.splitlines()[0])
+    parser.add_argument("bag", type=Path, help="folder of a rosbag2 bag")
+    parser.add_argument("--cues", type=Path, help="cue sheet, a JSON file")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for peers and for each action")
+    return parser.parse_args(arguments)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Rehearse a bag; 0, or 1 with one line that says what did not come in time, or 2 for wrong arguments."""
+    given = list(sys.argv if args is None else ["rehearse", *args])
+    options = parse(remove_ros_args(given)[1:])
+    rclpy.init(args=given)
+    rehearsal = None
+    try:
+        cues = json.loads(options.cues.read_text(encoding="utf-8")) if options.cues else []
+        rehearsal = Rehearsal(
+            options.bag, cues, lambda turn: print(json.dumps(turn), flush=True), timeout=options.timeout
+        )
+        rehearsal.play()
+        return 0
+    except RehearsalError as error:
+        print(f"rehearse: {error}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"rehearse: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+    finally:
+        if rehearsal is not None:
+            rehearsal.end()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""`replay`: a rosbag2 bag (MCAP or sqlite3) to topics with /clock, for machines without `ros2 bag`.
+
+In lockstep the next frame goes out when the last frame's action has come: the same bag then gives the same turns on
+any machine, however fast. Messages go out as they were recorded, header stamps too; topics are remapped as for any
+node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from rclpy.utilities import remove_ros_args
+from rosbags.rosbag2 import Reader, ReaderError
+from rosgraph_msgs.msg import Clock
+
+from steer_ros.msg import ActionText
+from steer_ros.nodes.base import STREAM, one_line
+from steer_ros.nodes.process import one_interrupt
+
+FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+CLOCK_PERIOD = 0.025  # seconds of wall time between two /clock messages while no message is due
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+
+
+@dataclass
+class Report:
+    """What a replay did. late: frames whose action did not come in time (lockstep)."""
+
+    messages: int = 0
+    frames: int = 0
+    actions: int = 0
+    late: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"replay: {self.messages} messages, {self.frames} frames, {self.actions} actions"
+        return text + (f", {self.late} frames without an action in time" if self.late else "")
+
+
+class Replay(Node):
+    """Plays one bag. frame_topic: the camera's; empty: the first topic of images in the bag."""
+
+    def __init__(
+        self,
+        bag: Path,
+        *,
+        rate: float = 1.0,
+        lockstep: bool = False,
+        timeout: float = 30.0,
+        loop: bool = False,
+        clock: bool = True,
+        frame_topic: str = "",
+        **options: Any,
+    ) -> None:
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"--rate: {rate}; accepted is a finite number above 0")
+        if not (math.isfinite(timeout) and timeout > 0):
+            raise ValueError(f"--timeout: {timeout}; accepted is a finite number of seconds above 0")
+        self._reader = open_bag(bag)
+        super().__init__("replay", **options)
+        self.report = Report()
+        self._rate, self._lockstep, self._timeout, self._loop = rate, lockstep, timeout, loop
+        self._publishers_by_topic: dict[str, Any] = {}
+        self._types: dict[str, type] = {}
+        self._frame_topic = self._choose_frames(frame_topic)
+        for connection in self._reader.connections:
+            self._advertise(connection.topic, connection.msgtype)
+        self._clock_out = self.create_publisher(Clock, "/clock", RELIABLE) if clock else None
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self)
+        self._answered: set[tuple[int, int]] = set()
+        self.create_subscription(ActionText, "action", self._on_action, STREAM)
+
+    def play(self) -> Report:
+        """The whole bag, once or for ever. Returns what was done; raises ExternalShutdownException on shutdown."""
+        self._wait_for_peers()
+        while True:
+            started, first = time.monotonic(), None
+            for topic, stamp, data in self._messages():
+                first = stamp if first is None else first
+                if not self._lockstep:
+                    self._wait_until(started + (stamp - first) / 1e9 / self._rate, stamp)
+                self._tell_time(stamp)
+                if topic == self._frame_topic:
+                    self._send_frame(topic, data)
+                else:
+                    self._publishers_by_topic[topic].publish(data)
+                self.report.messages += 1
+                self._executor.spin_once(timeout_sec=0)
+            if not self._loop:
+                return self.report
+
+    def end(self) -> None:
+        self._executor.shutdown()
+        self._reader.close()
+        self.destroy_node()
+
+    def _choose_frames(self, wanted: str) -> str:
+        images = sorted(c.topic for c in self._reader.connections if c.msgtype in FRAME_TYPES)
+        if wanted and wanted not in images:
+            raise ValueError(f"--frames: {wanted!r}; the bag's topics of images are {', '.join(images) or 'none'}")
+        if not images and self._lockstep:
+            raise ValueError("--lockstep: the bag has no topic of images")
+        return wanted or (images[0] if images else "")
+
+    def _advertise(self, topic: str, name: str) -> None:
+        if topic in self._publishers_by_topic:
+            return
+        try:
+            message_type = type_named(name)
+        except (ImportError, AttributeError, ValueError):
+            self.report.skipped.append(topic)
+            self.get_logger().warning(f"{topic}: type {name} is not installed; skipped")
+            return
+        self._types[topic] = message_type
+        self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, RELIABLE)
+
+    def _messages(self) -> Iterator[tuple[str, int, bytes]]:
+        for connection, stamp, data in self._reader.messages():
+            if connection.topic in self._publishers_by_topic:
+                yield connection.topic, stamp, bytes(data)
+
+    def _send_frame(self, topic: str, data: bytes) -> None:
+        self.report.frames += 1
+        if not self._lockstep:
+            self._publishers_by_topic[topic].publish(data)
+            return
+        stamp = deserialize_message(data, self._types[topic]).header.stamp
+        key = (stamp.sec, stamp.nanosec)
+        self._answered.discard(key)
+        self._publishers_by_topic[topic].publish(data)
+        if not self._spin_until(lambda: key in self._answered, self._timeout):
+            self.report.late += 1
+            self.get_logger().warning(f"frame {stamp.sec}.{stamp.nanosec:09d}: no action within {self._timeout:g} s")
+
+    def _on_action(self, message: ActionText) -> None:
+        self.report.actions += 1
+        self._answered.add((message.header.stamp.sec, message.header.stamp.nanosec))
+
+    def _wait_for_peers(self) -> None:
+        """Wait until somebody takes the frames and, in lockstep, somebody answers: never for a fixed time."""
+        frames = self._publishers_by_topic.get(self._frame_topic)
+        if frames is None:
+            return
+
+        def ready() -> bool:
+            taken = frames.get_subscription_count() > 0
+            return taken and (not self._lockstep or self.count_publishers("action") > 0)
+
+        if not self._spin_until(ready, self._timeout):
+            self.get_logger().warning(
+                f"nobody takes {frames.topic_name} after {self._timeout:g} s; playing all the same"
+            )
+
+    def _wait_until(self, due: float, stamp: int) -> None:
+        """Keep /clock going until the next message is due."""
+        while (left := due - time.monotonic()) > 0:
+            if left > CLOCK_PERIOD:
+                self._tell_time(stamp - int(left * self._rate * 1e9))
+            self._executor.spin_once(timeout_sec=min(left, CLOCK_PERIOD))
+            self._check_running()
+
+    def _spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
+        end = time.monotonic() + timeout
+        while not done():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self._executor.spin_once(timeout_sec=min(left, 0.05))
+            self._check_running()
+        return True
+
+    def _tell_time(self, stamp: int) -> None:
+        if self._clock_out is not None:
+            seconds, nanoseconds = divmod(max(0, stamp), 1_000_000_000)
+            self._clock_out.publish(Clock(clock=Time(sec=seconds, nanosec=nanoseconds)))
+
+    def _check_running(self) -> None:
+        if not self.context.ok():
+            raise ExternalShutdownException
+
+
+def open_bag(path: Path) -> Reader:
+    """The bag, opened. Raises ValueError in one line."""
+    if not path.exists():
+        raise ValueError(f"bag {str(path)!r}: no such file or folder")
+    try:
+        reader = Reader(path)
+        reader.open()
+    except Exception as error:  # a damaged bag makes the reader raise what it likes
+        plain = isinstance(error, (ReaderError, OSError))
+        raise ValueError(f"bag {str(path)!r}: {' '.join(str(error).split()) if plain else one_line(error)}") from error
+    return reader
+
+
+def type_named(name: str) -> type:
+    """The Python class of "package/msg/Type". Raises ImportError, AttributeError or ValueError if there is none."""
+    package, kind, type_name = name.split("/")
+    if kind != "msg" or not package.isidentifier() or not type_name.isidentifier():
+        raise ValueError(f"type {name!r}: not of the form package/msg/Type")
+    return getattr(importlib.import_module(f"{package}.msg"), type_name)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="replay",
+        description=__doc__.splitlines()[0],
+        epilog="ROS arguments follow --ros-args: -r /image:=/camera/image_raw",
+    )
+    parser.add_argument("bag", type=Path, help="folder of a rosbag2 bag, or an .mcap file")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 as recorded (default); lockstep has none")
+    parser.add_argument(
+        "--lockstep", action="store_true", help="send the next frame when the last one's action has come on `action`"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="seconds to wait for peers at start and, in lockstep, for each action (default 30)",
+    )
+    parser.add_argument("--loop", action="store_true", help="begin again at the end; stamps then go back")
+    parser.add_argument("--no-clock", action="store_true", help="don't publish /clock")
+    parser.add_argument(
+        "--frames", default="", metavar="TOPIC", help="the bag's topic of camera frames (default: the first of images)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Play a bag; 0, or 1 if in lockstep not one action came, or 2 for wrong arguments."""
+    given = list(sys.argv if args is None else ["replay", *args])
+    options = parse(remove_ros_args(given)[1:])
+    with one_interrupt() as no_more_interrupts:
+        return _run(options, given, no_more_interrupts)
+
+
+def _run(options: argparse.Namespace, args: Sequence[str], ending: Callable[[], None]) -> int:
+    rclpy.init(args=args)
+    replay = None
+    try:
+        replay = Replay(
+            options.bag,
+            rate=options.rate,
+            lockstep=options.lockstep,
+            timeout=options.timeout,
+            loop=options.loop,
+            clock=not options.no_clock,
+            frame_topic=options.frames,
+        )
+        report = replay.play()
+        print(report, flush=True)
+        return 1 if options.lockstep and report.frames and not report.actions else 0
+    except ValueError as error:
+        print(f"replay: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        ending()
+        if replay is not None:
+            replay.end()
+        rclpy.try_shutdown()

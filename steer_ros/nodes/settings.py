@@ -1,0 +1,212 @@
+"""Parameters as tables: name, default, what is accepted. Nodes, config/vta.yaml and the launch file agree on these.
+
+A number given as an integer is taken where a real is meant. Refusals name the parameter, the value and what is
+accepted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from steer_ros.steering.gate import Gate
+from steer_ros.steering.laws import LAW_NAMES, MAX_ALPHA
+
+MAX_TEXT = 2000  # characters of an instruction or a phrase
+DEFAULT_INSTRUCTION = "Pick up one object."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One parameter. Its type is that of `default`: str, float, int or bool.
+
+    low, high: inclusive bounds of a number. choices: the texts accepted. check: raises ValueError for what is wrong
+    with a value of the right type and range. runtime: may change while the node is configured.
+    """
+
+    name: str
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], Any] | None = None
+    runtime: bool = False
+
+    @property
+    def accepted(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "true or false"
+        if isinstance(self.default, (int, float)):
+            kind = "an integer" if isinstance(self.default, int) else "a finite number"
+            return f"{kind} from {self.low:.10g} to {self.high:.10g}"
+        return f"a text of at most {MAX_TEXT} characters"
+
+    def coerced(self, value: Any) -> Any:
+        """An integer as the real that is meant; anything else as it is."""
+        if isinstance(self.default, float) and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return value
+
+    def validated(self, value: Any) -> Any:
+        """The value in its own type. Raises ValueError in one line: parameter, value, what is accepted."""
+        value = self.coerced(value)
+        fits = type(value) is type(self.default)
+        if fits and isinstance(value, (int, float)) and not isinstance(value, bool):
+            fits = math.isfinite(value) and self.low <= value <= self.high
+        elif fits and self.choices:
+            fits = value in self.choices
+        elif fits and isinstance(value, str):
+            fits = len(value) <= MAX_TEXT
+        if not fits:
+            raise ValueError(f"parameter {self.name}: {shown(value)}; accepted is {self.accepted}")
+        if self.check is not None:
+            try:
+                self.check(value)
+            except ValueError as error:
+                raise ValueError(f"parameter {self.name}: {shown(value)}; {one_line(error)}") from error
+        return value
+
+
+_MODEL = "builtin:<name>, a folder, or a hub id; safetensors only"
+_COMMON = (
+    Setting("autostart", True, "Configure and activate at start, without a lifecycle manager."),
+    Setting("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:<n>; auto takes a GPU if there is one."),
+    Setting(
+        "dtype",
+        "auto",
+        "Type of the weights; auto: float32 on a CPU, else as the model is stored.",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    ),
+)
+PERCEPTION = (
+    *_COMMON,
+    Setting("model", "builtin:lab-vl", f"Vision-language model: {_MODEL}."),
+    Setting(
+        "transport",
+        "raw",
+        "Form of the image topic: raw (sensor_msgs/Image on `image`) or compressed "
+        "(sensor_msgs/CompressedImage on `image/compressed`).",
+        choices=("raw", "compressed"),
+    ),
+    Setting(
+        "look_for",
+        "",
+        'What to look for, in words: a thing, a place, or both ("the red beaker on the left"); '
+        "empty: nothing. Also by topic ~/look_for.",
+        runtime=True,
+    ),
+    Setting(
+        "keyframe_interval",
+        10,
+        "Frames from one grounding to the next; a tracker carries the regions between.",
+        low=1,
+        high=10_000,
+        runtime=True,
+    ),
+    Setting(
+        "mask_max_age_ms",
+        2000.0,
+        "Milliseconds by the frames' stamps after which regions are grounded anew, whatever keyframe_interval says.",
+        low=0.0,
+        high=3.6e6,
+        runtime=True,
+    ),
+    Setting(
+        "camera_timeout_ms",
+        2000.0,
+        "Milliseconds without a frame after which diagnostics call the camera silent.",
+        low=1.0,
+        high=3.6e6,
+        runtime=True,
+    ),
+    Setting(
+        "max_image_pixels",
+        40_000_000,
+        "Largest frame accepted, in pixels (width x height); larger are refused.",
+        low=1,
+        high=1_000_000_000,
+        runtime=True,
+    ),
+    Setting(
+        "max_working_pixels",
+        2_000_000,
+        "Frames of more pixels are scaled down to this before any work on them.",
+        low=3136,
+        high=100_000_000,
+        runtime=True,
+    ),
+)
+REASONING = (
+    *_COMMON,
+    Setting("model", "builtin:lab-r1", f"Reasoning model: {_MODEL}."),
+    Setting(
+        "instruction",
+        DEFAULT_INSTRUCTION,
+        "What the robot is told; empty: this default. Also by topic `instruction`.",
+        runtime=True,
+    ),
+    Setting(
+        "deadline_ms",
+        0.0,
+        "Milliseconds by the node's clock from receipt of the frame after which its turn is cut; 0: never.",
+        low=0.0,
+        high=3.6e6,
+        runtime=True,
+    ),
+    Setting(
+        "max_thought_tokens", 256, "Tokens of thought after which it is closed.", low=1, high=32_768, runtime=True
+    ),
+    Setting("max_action_tokens", 64, "Tokens of action after which the turn is cut.", low=1, high=4096, runtime=True),
+    Setting(
+        "mask_max_age_ms",
+        1000.0,
+        "Milliseconds by the frames' stamps after which another frame's masks no longer steer.",
+        low=0.0,
+        high=3.6e6,
+        runtime=True,
+    ),
+    Setting(
+        "mask_wait_ms",
+        500.0,
+        "Milliseconds that a frame's tokens wait for the masks that belong to them.",
+        low=0.0,
+        high=60_000.0,
+        runtime=True,
+    ),
+    Setting(
+        "steering.law",
+        "conserving",
+        "How weights change attention; none: not at all.",
+        choices=LAW_NAMES,
+        runtime=True,
+    ),
+    Setting(
+        "steering.alpha",
+        2.0,
+        "Strength: the bias on the attention score of a key of weight 1.",
+        low=-MAX_ALPHA,
+        high=MAX_ALPHA,
+        runtime=True,
+    ),
+    Setting(
+        "steering.gate",
+        "all",
+        "Where the law holds: all, or parts such as layers=2-3;heads=0,1;phases=think.",
+        check=Gate.parse,
+        runtime=True,
+    ),
+)
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

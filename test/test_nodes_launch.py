@@ -1,0 +1,63 @@
+"""The launch file's arguments name parameters that exist; where `launch` is not installed, with stand-ins for it."""
+
+import importlib.util
+import sys
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+
+from steer_ros.nodes.settings import PERCEPTION, REASONING
+from steer_ros.steering.laws import LAW_NAMES
+
+TABLES = {"perception": PERCEPTION, "reasoning": REASONING}
+NEEDED = ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions")
+
+
+@pytest.fixture
+def module(repo, monkeypatch):
+    if importlib.util.find_spec("launch_ros") is None:
+        for name in NEEDED:
+            monkeypatch.setitem(sys.modules, name, MagicMock())
+    spec = importlib.util.spec_from_file_location("vta_launch", repo / "launch" / "vta.launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_arguments_are_parameters_of_the_nodes_they_go_to(module):
+    for name, (nodes, parameter, description) in module.FORWARDED.items():
+        assert description.endswith(".")
+        for node in nodes:
+            assert parameter in {setting.name for setting in TABLES[node]}, name
+    for law in LAW_NAMES:
+        assert law in module.FORWARDED["law"][2]
+
+
+def test_only_what_is_given_overrides_the_file_and_text_stays_text(module):
+    values = dict.fromkeys(module.FORWARDED, "")
+    assert module.overrides(values) == {}
+    values.update(alpha="3", device="cpu", instruction="yes", look_for="1: {a}")
+    assert module.overrides(values) == {
+        "/**/perception": {"ros__parameters": {"device": "cpu", "look_for": "1: {a}"}},
+        "/**/reasoning": {"ros__parameters": {"device": "cpu", "steering.alpha": 3, "instruction": "yes"}},
+    }
+
+
+def test_a_section_named_by_a_node_holds_in_every_namespace(module, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "perception: {ros__parameters: {look_for: a}}\n/ns/reasoning: {ros__parameters: {deadline_ms: 5}}\n"
+    )
+    assert list(module.rooted(str(file))) == ["/**/perception", "/ns/reasoning"]
+    file.write_text("")
+    assert module.rooted(str(file)) == {}
+    file.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="params_file"):
+        module.rooted(str(file))
+
+
+def test_what_is_written_reads_back(module):
+    content = {"/**/reasoning": {"ros__parameters": {"instruction": "yes", "steering.alpha": 3}}}
+    with open(module.written(content), encoding="utf-8") as file:
+        assert yaml.safe_load(file) == content

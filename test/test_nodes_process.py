@@ -1,0 +1,95 @@
+"""The executables, as a launch file starts them: exit codes, one line for a wrong setting, a clean end on a signal."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ros_helpers import BOUND, Bench, image, scene
+from sensor_msgs.msg import Image
+from tiny_models import bridged_folder, vl_folder
+
+from steer_ros.msg import ActionText, RoiMaskArray
+
+MODELS = ["-p", f"perception:model:={vl_folder()}", "-p", f"reasoning:model:={bridged_folder()}"]
+SLOW = 2 * BOUND  # a process imports PyTorch first
+FEW = ["-p", "reasoning:max_thought_tokens:=4", "-p", "reasoning:max_action_tokens:=4"]
+
+
+def executable(name):
+    prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+    return next(str(p) for prefix in prefixes if (p := Path(prefix) / "lib" / "steer_ros" / name).exists())
+
+
+@pytest.fixture
+def launch():
+    started = []
+
+    def start(name, *arguments):
+        command = [executable(name), "--ros-args", *arguments]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("vta", ["-p", "reasoning:steering.alpha:=.nan"], "parameter steering.alpha: nan; accepted is"),
+        ("vta", ["-p", "transport:=carrier_pigeon"], "parameter transport: 'carrier_pigeon'; accepted is one of raw"),
+        ("reasoning", ["-p", "model:=builtin:nope"], "model 'builtin:nope'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_a_failure(launch, name, arguments, words):
+    process = launch(name, *arguments)
+    _, errors = process.communicate(timeout=SLOW)
+    assert process.returncode == 2
+    said = [line for line in errors.splitlines() if words in line]
+    assert len(said) == 1, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("names", [("vta",), ("reasoning", "perception")], ids=["together", "apart"])
+def test_a_frame_goes_round_and_a_signal_ends_it_cleanly(launch, bench, names):
+    processes = [launch(name, *MODELS, *FEW, "-p", "perception:look_for:=left") for name in names]
+    actions, masks = bench.record(ActionText, "action"), bench.record(RoiMaskArray, "roi_masks")
+    camera = bench.publisher(Image, "image", bound=SLOW)
+    readers = {s.topic_name: s for s in bench.peer.subscriptions}
+    bench.wait(
+        lambda: readers["/action"].get_publisher_count() and readers["/roi_masks"].get_publisher_count(),
+        "the nodes",
+        SLOW,
+    )
+    # Two processes may not have found each other yet when the first frames come: a camera goes on sending.
+    stamps = iter(range(1000, 10**6, 100))
+
+    def answered():
+        camera.publish(image(scene(red=(20, 30)), next(stamps)))
+        return any(action.region_labels for action in actions)
+
+    bench.wait(answered, "an action about a region")
+    action = next(action for action in actions if action.region_labels)
+    assert list(action.region_labels) == ["left"]
+    assert action.header.frame_id == "camera"
+    assert action.thought_tokens + action.action_tokens <= 8
+    bench.wait(lambda: any(m.header == action.header for m in masks), "the masks of the same frame")
+    for process in processes * 2:  # twice, as Ctrl-C under `ros2 launch` comes
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        _, errors = process.communicate(timeout=BOUND)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors

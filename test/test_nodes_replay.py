@@ -1,0 +1,221 @@
+"""A bag in, actions out: in lockstep word for word the same, in real time never stale, always bounded."""
+
+import array
+import threading
+
+import numpy as np
+import pytest
+from rclpy.executors import ExternalShutdownException
+from ros_helpers import BOUND, Bench, header, scene
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from test_nodes_loop import Loop
+
+from steer_ros.nodes.replay import Replay, main, parse, type_named
+
+STORE = get_typestore(Stores.ROS2_KILTED)
+TYPES = STORE.types
+STORAGES = [StoragePlugin.MCAP, StoragePlugin.SQLITE3]
+
+
+def write_bag(path, frames, topic="/image", period=0.1, storage=StoragePlugin.MCAP, odd=False):
+    """frames: RGB arrays, stamped 100 s, 100.1 s, …; a camera_info comes with each."""
+    make_image, make_info = TYPES["sensor_msgs/msg/Image"], TYPES["sensor_msgs/msg/CameraInfo"]
+    make_header, make_time = TYPES["std_msgs/msg/Header"], TYPES["builtin_interfaces/msg/Time"]
+    make_roi = TYPES["sensor_msgs/msg/RegionOfInterest"]
+    with Writer(path, version=9, storage_plugin=storage) as writer:
+        images = writer.add_connection(topic, "sensor_msgs/msg/Image", typestore=STORE)
+        infos = writer.add_connection("/camera_info", "sensor_msgs/msg/CameraInfo", typestore=STORE)
+        if odd:
+            strange = writer.add_connection(
+                "/strange", "nowhere_msgs/msg/Thing", msgdef="int32 a\n", rihs01="RIHS01_" + "0" * 64
+            )
+        for index, frame in enumerate(frames):
+            stamp = 100_000_000_000 + round(index * period * 1e9)
+            head = make_header(make_time(stamp // 10**9, stamp % 10**9), "camera")
+            height, width = frame.shape[:2]
+            message = make_image(head, height, width, "rgb8", 0, width * 3, frame.reshape(-1))
+            flat = np.zeros(9)
+            info = make_info(
+                head, height, width, "", flat[:0], flat, flat, np.zeros(12), 0, 0, make_roi(0, 0, 0, 0, False)
+            )
+            if odd:
+                writer.write(strange, stamp, b"\0\1\0\0\5\0\0\0")
+            writer.write(infos, stamp, STORE.serialize_cdr(info, info.__msgtype__))
+            writer.write(images, stamp, STORE.serialize_cdr(message, message.__msgtype__))
+    return path
+
+
+FRAMES = [scene(red=(4 + 4 * i, 20), blue=(70, 50), green=(98, 4)) for i in range(6)]
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def play(bench, path, **options):
+    """Play a bag beside the bench; returns the report."""
+    replay = Replay(path, context=bench.context, **{"timeout": BOUND, **options})
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(replay.play()))
+    thread.start()
+    try:
+        bench.wait(lambda: not thread.is_alive(), "the replay's end")
+    finally:
+        thread.join(BOUND)
+        replay.end()
+    return reports[0]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "apart"])
+def test_lockstep_gives_each_frame_its_action_and_the_same_ones_again(bench, tmp_path, together):
+    bag = write_bag(tmp_path / "bag", FRAMES)
+    loop = Loop(bench, together, perception={"look_for": "red square", "keyframe_interval": 3})
+    runs = []
+    for _ in range(2):
+        loop.actions.clear()
+        report = play(bench, bag, lockstep=True)
+        assert (report.frames, report.actions, report.late, report.messages) == (6, 6, 0, 12)
+        runs.append([(a.header.stamp.sec, a.header.stamp.nanosec, a.text, a.law) for a in loop.actions])
+    assert runs[0] == runs[1]
+    assert [run[:2] for run in runs[0]] == [(100, i * 100_000_000) for i in range(6)]
+    assert {run[2] for run in runs[0]} == {"Pick up the red one."}
+    assert loop.perception.health.counted("stamps_back") == 1
+
+
+@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.name)
+def test_real_time_drops_but_never_mixes_up(bench, tmp_path, storage):
+    bag = write_bag(tmp_path / "bag", FRAMES * 3, period=0.02, storage=storage)
+    loop = Loop(bench, True, perception={"look_for": "red square"})
+    infos = bench.record(CameraInfo, "/camera_info")
+    report = play(bench, bag, rate=2.0)
+    assert report.frames == 18
+    received = loop.perception.health.counted
+    bench.wait(
+        lambda: (
+            len(loop.actions) + loop.perception.counts()["frames_dropped"] + loop.reasoning.counts()["frames_dropped"]
+            == received("frames_received")
+        ),
+        "the last action",
+    )
+    stamps = [(action.header.stamp.sec, action.header.stamp.nanosec) for action in loop.actions]
+    assert stamps == sorted(set(stamps))
+    assert set(stamps) <= {(100, 20_000_000 * i) for i in range(18)}
+    right = sum(action.text == "Pick up the red one." for action in loop.actions)
+    assert right / len(loop.actions) >= 0.9
+    assert len(infos) > 0
+
+
+def test_clock_goes_with_the_messages_and_nodes_may_live_by_it(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", FRAMES[:3], period=0.3)
+    loop = Loop(
+        bench,
+        True,
+        perception={"look_for": "red square", "use_sim_time": True},
+        reasoning={"use_sim_time": True, "deadline_ms": 1},
+    )
+    ticks = bench.record(Clock, "/clock")
+    report = play(bench, bag, lockstep=True)
+    # Simulated time stands still while a turn runs in lockstep: no deadline passes.
+    assert report.late == 0
+    assert [action.cut_reason for action in loop.actions] == [""] * 3
+    times = [tick.clock.sec + tick.clock.nanosec / 1e9 for tick in ticks]
+    assert times == sorted(times)
+    assert set(np.round(times, 3)) <= {100.0, 100.3, 100.6}
+    ticks.clear()
+    play(bench, bag, rate=3.0)
+    times = [tick.clock.sec + tick.clock.nanosec / 1e9 for tick in ticks]
+    assert len(times) > 3, "the clock goes on between messages"
+    assert all(100 - 1e-6 <= time <= 100.6 + 1e-6 for time in times)
+
+
+def test_a_frame_without_an_action_is_waited_for_within_bounds_only(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", [FRAMES[0], FRAMES[1], FRAMES[2]])
+    loop = Loop(bench, True, perception={"look_for": "red square", "max_image_pixels": 1})
+    report = play(bench, bag, lockstep=True, timeout=0.2)
+    assert (report.frames, report.actions, report.late) == (3, 0, 3)
+    assert not loop.actions
+
+
+def test_a_bag_that_loops_goes_back_in_time_until_it_is_stopped(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", FRAMES[:2])
+    loop = Loop(bench, True, perception={"look_for": "red square"})
+    replay = Replay(bag, context=bench.context, lockstep=True, loop=True, timeout=BOUND)
+    ends = []
+
+    def play_on():
+        try:
+            replay.play()
+        except ExternalShutdownException:
+            ends.append("stopped")
+
+    thread = threading.Thread(target=play_on)
+    thread.start()
+    bench.wait(lambda: loop.perception.health.counted("stamps_back") >= 2, "two times round")
+    bench.context.shutdown()
+    thread.join(BOUND)
+    assert ends == ["stopped"]
+    assert {action.text for action in loop.actions} == {"Pick up the red one."}
+    replay.end()
+
+
+def test_nobody_there_is_waited_for_within_bounds_only(bench, tmp_path):
+    report = play(bench, write_bag(tmp_path / "bag", FRAMES[:2]), timeout=0.1, rate=100.0)
+    assert report.frames == 2
+
+
+def test_types_that_are_not_installed_are_skipped_by_name(bench, tmp_path):
+    frames = bench.record(Image, "/image")
+    report = play(bench, write_bag(tmp_path / "bag", FRAMES[:2], odd=True), timeout=BOUND, rate=100.0)
+    assert report.skipped == ["/strange"]
+    assert report.messages == 4
+    bench.wait(lambda: len(frames) == 2, "the frames")
+    assert frames[0].header == header(100_000, "camera")
+    assert frames[0].data == array.array("B", FRAMES[0].tobytes())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(rate=0.0), "--rate: 0.0"),
+        (dict(rate=float("nan")), "--rate: nan"),
+        (dict(timeout=-1.0), "--timeout: -1.0"),
+        (dict(frame_topic="/other"), "--frames: '/other'.*/image"),
+    ],
+)
+def test_wrong_options_are_named(bench, tmp_path, options, words):
+    bag = write_bag(tmp_path / "bag", FRAMES[:1])
+    with pytest.raises(ValueError, match=words):
+        Replay(bag, context=bench.context, **options)
+
+
+@pytest.mark.parametrize("content", [None, "", "no bag"])
+def test_what_is_no_bag_is_named_in_one_line(tmp_path, capsys, content):
+    path = tmp_path / "bag"
+    if content is not None:
+        path.mkdir()
+        (path / "metadata.yaml").write_text(content)
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_line_reads_as_documented():
+    options = parse(
+        ["somewhere", "--rate", "2", "--lockstep", "--loop", "--no-clock", "--frames", "/cam", "--timeout", "5"]
+    )
+    assert (options.rate, options.lockstep, options.loop, options.no_clock) == (2.0, True, True, True)
+    assert (options.frames, options.timeout, str(options.bag)) == ("/cam", 5.0, "somewhere")
+
+
+def test_types_are_found_by_name_and_nothing_else_is_imported():
+    assert type_named("sensor_msgs/msg/Image") is Image
+    for name in ("os/path/join", "os", "a/msg/b.c", "..x/msg/Y", "sensor_msgs/msg/No"):
+        with pytest.raises((ImportError, AttributeError, ValueError)):
+            type_named(name)

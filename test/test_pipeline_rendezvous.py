@@ -1,0 +1,128 @@
+"""Tokens meet the masks of their frame, whatever comes first; they never wait for ever."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steer_ros.pipeline.rendezvous import Meeting, Rendezvous
+
+BOUND = 30.0
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize("masks_first", [True, False])
+def test_tokens_meet_their_own_masks(masks_first):
+    place = Rendezvous(wait=BOUND)
+    if masks_first:
+        place.put_masks(5, "masks")
+        place.put_tokens(5, "tokens", expects_masks=True)
+        assert place.take(0) == Meeting(5, "tokens", "masks")
+        return
+    place.put_tokens(5, "tokens", expects_masks=True)
+    assert place.take(0) is None
+    place.put_masks(4, "others")
+    assert place.take(0) is None
+    place.put_masks(5, "masks")
+    assert place.take(0) == Meeting(5, "tokens", "masks")
+    assert place.dropped == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["tokens", "masks", "both", "take"]), st.integers(0, 5)), max_size=40))
+def test_whatever_comes_a_meeting_never_mixes_frames(steps):
+    place = Rendezvous(wait=BOUND, max_age=0)
+    given_tokens, met = 0, 0
+    for step, stamp in steps:
+        if step == "tokens":
+            place.put_tokens(stamp, ("tokens", stamp), expects_masks=True)
+        elif step == "masks":
+            place.put_masks(stamp, ("masks", stamp))
+        elif step == "both":
+            place.put(stamp, ("tokens", stamp), ("masks", stamp))
+        given_tokens += step in ("tokens", "both")
+        if step == "take" and (meeting := place.take(0)) is not None:
+            met += 1
+            assert meeting.tokens == ("tokens", meeting.stamp)
+            assert meeting.masks == ("masks", meeting.stamp)
+    place.close()
+    assert met + place.dropped == given_tokens
+
+
+def test_later_tokens_displace_and_count():
+    place = Rendezvous()
+    for stamp in range(4):
+        place.put(stamp, f"tokens {stamp}", f"masks {stamp}")
+    assert place.take(0) == Meeting(3, "tokens 3", "masks 3")
+    assert place.dropped == 3
+    place.put_tokens(4, "tokens", expects_masks=False)
+    assert place.take(0).masks is None, "masks of a displaced frame must not steer another"
+
+
+def test_masks_that_do_not_come_leave_the_turn_unsteered():
+    place = Rendezvous(wait=0.01)
+    place.put_tokens(5, "tokens", expects_masks=True)
+    assert place.take(BOUND) == Meeting(5, "tokens", None, late=True)
+
+
+@pytest.mark.parametrize(("age", "steers"), [(0, True), (SECOND, True), (SECOND + 1, False), (-1, False)])
+def test_another_nodes_masks_steer_while_they_are_fresh(age, steers):
+    place = Rendezvous(max_age=SECOND)
+    place.put_masks(10 * SECOND, "masks")
+    for _ in range(2):
+        place.put_tokens(10 * SECOND + age, "tokens", expects_masks=False)
+        meeting = place.take(0)
+        assert meeting.masks == ("masks" if steers else None)
+        assert meeting.mask_age == (age if steers else 0)
+
+
+def test_the_freshest_masks_win():
+    place = Rendezvous(max_age=SECOND)
+    for stamp in (3, 1, 2):
+        place.put_masks(stamp, f"masks {stamp}")
+    place.put_tokens(4, "tokens", expects_masks=False)
+    assert place.take(0).masks == "masks 3"
+
+
+def test_own_masks_are_used_once_so_that_an_unstamped_camera_is_safe():
+    place = Rendezvous(wait=0.01)
+    place.put_masks(0, "masks")
+    place.put_tokens(0, "tokens", expects_masks=True)
+    assert place.take(0).masks == "masks"
+    place.put_tokens(0, "tokens", expects_masks=True)
+    assert place.take(BOUND).masks is None
+
+
+def test_the_echo_of_masks_handed_over_is_ignored():
+    place = Rendezvous(max_age=SECOND)
+    place.put(1, "tokens", "masks")
+    assert place.take(0).masks == "masks"
+    place.put_masks(1, "echo")
+    place.put_tokens(2, "tokens", expects_masks=False)
+    assert place.take(0).masks is None
+
+
+def test_reset_forgets_masks_of_another_time():
+    place = Rendezvous(wait=BOUND, max_age=SECOND)
+    place.put_masks(8, "masks of before")
+    place.put_masks(3, "masks")  # the new time's own, come before their tokens
+    place.reset(3)
+    place.put_tokens(3, "tokens", expects_masks=True)
+    assert place.take(0).masks == "masks"
+    place.put_tokens(9, "tokens", expects_masks=False)
+    assert place.take(0).masks is None
+
+
+def test_close_wakes_whoever_waits_and_takes_nothing_more():
+    place = Rendezvous(wait=BOUND)
+    place.put_tokens(1, "tokens", expects_masks=True)
+    results = []
+    waiter = threading.Thread(target=lambda: results.append(place.take()))
+    waiter.start()
+    place.close()
+    waiter.join(BOUND)
+    assert results == [None]
+    place.put(2, "tokens", "masks")
+    assert place.take(0) is None
+    assert place.dropped == 2
+    assert place.closed
