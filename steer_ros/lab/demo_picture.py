@@ -55,7 +55,7 @@ def card(image: np.ndarray, turn: Turn, verdict: bool | None, side: int, steered
     action = turn["text"] or f"({turn['cut_reason'] or 'no action'})"
     draw.text((2, picture.height + 0.25 * size), fitted(draw, action, size, side), colour, font=font(size))
     before, after = turn["focus_before"], turn["focus_after"]
-    told = "not steered" if before is None or after is None else f"focus {before:.0%} to {after:.0%}"
+    told = "no region" if before is None or after is None else f"focus {before:.0%} to {after:.0%}"
     told += {True: ", hit", False: ", miss", None: ", not in sight"}[verdict]
     small = round(0.8 * size)
     draw.text((2, picture.height + 1.65 * size), f"{told}, {turn['total_ms']:.0f} ms", FAINT, font=font(small))

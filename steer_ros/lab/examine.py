@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..models.reasoner import Reasoner
 from .facts import Fact, facts_of, matching
 from .instructions import exists_dialogue, open_action, open_dialogue
 from .render import SIDE, RenderedScene, render
-from .scene import make_scene
+from .scene import COLOURS, SHAPES, make_scene
 
 HELD_OUT_SEED = 100_000  # training scenes begin at 900,000
 
@@ -32,6 +33,12 @@ def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 def object_in_action(task: str, action: str, facts: tuple[Fact, ...]) -> Fact | None:
     """The object of the scene that a whole, well-formed answer is about; ``None`` for any other text."""
     return next((f for f in facts if action.strip() == open_action(task, f)), None)
+
+
+def names_only_what_is_there(text: str, facts: tuple[Fact, ...]) -> bool:
+    """Whether a text names at least one object by colour and shape, and none that the scene does not hold."""
+    named = re.findall(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b", text)
+    return bool(named) and all(matching(facts, colour, shape) for colour, shape in named)
 
 
 def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -83,6 +90,7 @@ def examine(perceiver: Perceiver, reasoner: Reasoner, scenes: int, seed: int = H
         turn = reasoner.generate(prompt=dialogue.prompt, visual_context=features)
         named = object_in_action(dialogue.task, turn.action, facts)
         tally["open_in_scene"].append(named is not None)
+        tally["open_names_one"].append(names_only_what_is_there(f"{turn.thought} {turn.action}", facts))
         tally[f"open_in_scene_{dialogue.task}"].append(named is not None)
         question = exists_dialogue(rng, facts)
         turn = reasoner.generate(prompt=question.prompt, visual_context=features)
