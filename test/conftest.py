@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # So would `python -m` in a process that a test starts.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 os.environ["PYTHONSAFEPATH"] = "1"
+# The models of the tests are so small that a second thread costs more than it gives; read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def claim_domain():

@@ -9,17 +9,9 @@ from transformers import Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 from steer_ros.lab import vocabulary
 from steer_ros.lab.facts import facts_of
 from steer_ros.lab.render import render
+from steer_ros.lab.samples import Sample, grounding_sampler, instruction_sampler, thin_out
 from steer_ros.lab.scene import make_scene
-from steer_ros.lab.train_language import (
-    Sample,
-    assemble,
-    grounding_sampler,
-    instruction_sampler,
-    mrope_positions,
-    r1_forward,
-    thin_out,
-    vl_forward,
-)
+from steer_ros.lab.train_language import assemble, mrope_positions, r1_forward, vl_forward
 from steer_ros.lab.train_vision import to_patches, tower_forward
 from steer_ros.lab.undecided import Taps
 from steer_ros.models.bridge import Bridge

@@ -18,7 +18,7 @@ def test_the_first_block_does_what_its_comments_say(capsys):
     assert printed.splitlines()[0].replace("\n", "") == said
     turn = names["turn"]
     assert turn.steered and turn.focus_after > turn.focus_before
-    assert tuple(names["features"].tokens.shape)[0] == 144
+    assert len(names["features"].tokens) == 144
 
 
 def test_the_second_block_steers_a_model_of_transformers(capsys):

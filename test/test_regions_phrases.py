@@ -150,7 +150,7 @@ def test_any_text_parses(text):
     assert phrase.area is None or phrase.area in AREAS
     assert phrase.rank is None or phrase.rank in RANKS
     assert phrase.noun == " ".join(phrase.noun.split())
-    assert not set(phrase.noun) & set("<>|{}[]\\\"`\n\x00")
+    assert not set(phrase.noun) & set('<>|{}[]\\"`\n\x00')
 
 
 @pytest.mark.parametrize("text", [None, 5, b"left"])

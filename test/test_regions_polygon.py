@@ -90,9 +90,7 @@ def test_a_rectangle_is_a_box(grid, shape):
     x0, y0, width, height = shape
     box = (x0, y0, x0 + width, y0 + height)
     corners = [(box[i], box[j]) for i, j in ((0, 1), (2, 1), (2, 3), (0, 3))]
-    np.testing.assert_allclose(
-        polygon_coverage(grid, SIZE, corners), box_coverage(grid, SIZE, box), atol=1e-8
-    )
+    np.testing.assert_allclose(polygon_coverage(grid, SIZE, corners), box_coverage(grid, SIZE, box), atol=1e-8)
 
 
 @settings(max_examples=20)

@@ -25,14 +25,8 @@ from transformers import (
 
 from ..models.bridge import Bridge
 from .render import SIDE
-from .train_language import (
-    encode_scenes,
-    grounding_sampler,
-    instruction_sampler,
-    r1_forward,
-    train_language,
-    vl_forward,
-)
+from .samples import encode_scenes, grounding_sampler, instruction_sampler
+from .train_language import r1_forward, train_language, vl_forward
 from .train_vision import MEAN, STD, train_tower
 from .vocabulary import r1_tokenizer, vl_tokenizer
 

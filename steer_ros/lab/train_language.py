@@ -10,9 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,146 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .facts import Fact, facts_of
-from .instructions import OPEN, OPENING, Dialogue, draw_dialogue
-from .phrases import grounding_answer, grounding_query, grounding_request
-from .render import SIDE, render
-from .scene import make_scene
-from .targets import BARE, CELL
-from .train_vision import to_patches, tower_forward
+from .facts import Fact
+from .render import SIDE
+from .samples import Sample, TokenSet, thin_out
+from .targets import CELL
 from .undecided import Taps, owners
 
 log = logging.getLogger(__name__)
 
 ROWS = SIDE // CELL  # visual tokens along each side of a frame
-
-
-@dataclass
-class TokenSet:
-    """Visual tokens and facts of many scenes.
-
-    Attributes:
-        tokens: float16 ``[scenes, tokens, hidden]``.
-        bare: bool ``[scenes, tokens]``: cells that show hardly any object.
-        facts: what is true of each scene.
-    """
-
-    tokens: torch.Tensor
-    bare: torch.Tensor
-    facts: list[tuple[Fact, ...]]
-
-
-def _make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[Fact, ...]]:
-    frame = render(make_scene(seed))
-    any_object = np.zeros(frame.image.shape[:2], bool)
-    for obj in frame.objects:
-        any_object |= obj.mask
-    rows, cols = any_object.shape[0] // CELL, any_object.shape[1] // CELL
-    cover = any_object.reshape(rows, CELL, cols, CELL).mean((1, 3)).ravel()
-    return frame.image, cover < BARE, facts_of(frame)
-
-
-def encode_scenes(tower: nn.Module, seeds: range, workers: int = 2, batch: int = 32) -> TokenSet:
-    """Render the scenes of ``seeds`` and keep what the tower makes of them."""
-    tokens, bare, facts, images = [], [], [], []
-
-    def flush() -> None:
-        x = torch.from_numpy(np.stack(images))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            out = tower_forward(tower, to_patches(x), x.shape[1] // 14, x.shape[2] // 14)
-        tokens.append(out.to(torch.float16))
-        images.clear()
-
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for image, empty, said in pool.map(_make, seeds, chunksize=batch):
-            images.append(image)
-            bare.append(empty)
-            facts.append(said)
-            if len(images) == batch:
-                flush()
-    if images:
-        flush()
-    return TokenSet(torch.cat(tokens), torch.from_numpy(np.stack(bare)), facts)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One training sequence: text before the visual tokens, text after them, and the answer to be learnt."""
-
-    before: list[int]
-    after: list[int]
-    answer: list[int]
-    weights: tuple[float, ...] = ()  # of the answer's tokens in the loss; empty: all alike
-    undecided: int = 0  # tokens of the answer before it names the object that the instruction leaves open
-
-
-def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
-    """Samples of Qwen2-VL's grounding dialogue."""
-    digits = {tokenizer.convert_tokens_to_ids(d): d for d in "0123456789"}
-
-    def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
-        phrase, found = grounding_query(rng, facts)
-        text = tokenizer.apply_chat_template(
-            [
-                {
-                    "role": "user",
-                    "content": [{"type": "image"}, {"type": "text", "text": grounding_request(rng, phrase)}],
-                }
-            ],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        sampled = _split(tokenizer, text, grounding_answer(phrase, found) + tokenizer.eos_token)
-        return replace(sampled, weights=_grounding_weights([digits.get(i) for i in sampled.answer]))
-
-    return sample
-
-
-def _before_verdict(dialogue: Dialogue) -> str:
-    """The part of an answer before what is hard to know: whether the thing is there, or the place it is at."""
-    if dialogue.task in ("exists", "named"):
-        return dialogue.answer[: dialogue.answer.index(".") + 1]
-    if dialogue.task in ("describe", "where"):
-        return dialogue.answer[: dialogue.answer.rindex("at the") + len("at the")]
-    return dialogue.answer
-
-
-def _grounding_weights(digits: list[str | None]) -> tuple[float, ...]:
-    """Loss weights of an answer's tokens, given its digits (``None`` for any other token).
-
-    Whether and which object is decided by few tokens among many; a coordinate's last digit is a fifth of a pixel's
-    worth of noise at this resolution, and its first is what places the box.
-    """
-    weights, run = [], 0
-    for digit in digits:
-        weights.append((2.0, 1.0, 0.1)[run] if digit is not None else 0.4)
-        run = (run + 1) % 3 if digit is not None else 0
-    weights[0] = 5.0  # there, or not
-    return tuple(weights)
-
-
-def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
-    """Samples of lab-r1's instructions and answers."""
-
-    def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
-        dialogue = draw_dialogue(rng, facts)
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "<|vision_start|><|image_pad|><|vision_end|>" + dialogue.prompt}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        opening = len(tokenizer(OPENING, add_special_tokens=False).input_ids) if dialogue.task in OPEN else 0
-        sampled = _split(tokenizer, text, dialogue.answer + tokenizer.eos_token)
-        light = tokenizer(_before_verdict(dialogue), add_special_tokens=False).input_ids
-        weights = tuple(1.0 if i < len(light) else 4.0 for i in range(len(sampled.answer) - 1)) + (1.0,)
-        return replace(sampled, undecided=opening, weights=weights)
-
-    return sample
-
-
-def _split(tokenizer, text: str, answer: str) -> Sample:
-    before, after = text.split("<|image_pad|>")
-    return Sample(*(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after, answer)))
 
 
 def assemble(
@@ -207,14 +73,6 @@ def mrope_positions(samples: list[Sample], rows: int, cols: int, length: int) ->
         positions[:, i, a : a + rows * cols] = grid + a
         positions[:, i, a + rows * cols :] = torch.arange(tail) + a + max(rows, cols)
     return positions
-
-
-def thin_out(bare: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Which visual tokens to keep, ``[n]`` bool: a random share of a scene's bare cells, and all of its objects'.
-
-    An answer must not hang on how much empty bench there is to look at.
-    """
-    return ~bare | (torch.from_numpy(rng.random(len(bare))) < rng.random())
 
 
 def train_language(

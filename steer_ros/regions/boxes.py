@@ -15,9 +15,7 @@ def check_frame_size(frame_size: Sequence[int], name: str = "frame_size") -> tup
     try:
         width, height = (operator.index(side) for side in frame_size)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{name}: got {frame_size!r}, accepted: (width, height), two whole numbers"
-        ) from None
+        raise ValueError(f"{name}: got {frame_size!r}, accepted: (width, height), two whole numbers") from None
     if width < 1 or height < 1:
         raise ValueError(f"{name}: got {width}x{height}, accepted: width and height of at least 1 pixel")
     return width, height

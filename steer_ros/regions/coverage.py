@@ -19,9 +19,7 @@ MAX_POINTS = 2048  # of a polygon; a contour with more comes as a pixel mask
 MAX_COORDINATE = 1e7  # px of a polygon's point; farther out, float64 would blur the edge inside the frame
 
 
-def box_coverage(
-    grid: PatchGrid, frame_size: tuple[int, int], box: Sequence[float]
-) -> npt.NDArray[np.float64]:
+def box_coverage(grid: PatchGrid, frame_size: tuple[int, int], box: Sequence[float]) -> npt.NDArray[np.float64]:
     """Covered fraction of each patch. The box, in frame px, is clipped to the frame; 0 when outside."""
     width, height = check_frame_size(frame_size)
     x0, y0, x1, y1 = check_box(box)

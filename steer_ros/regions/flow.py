@@ -89,9 +89,7 @@ def _pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
-def _flow(
-    before: npt.NDArray, after: npt.NDArray, groups: list[Points]
-) -> list[tuple[Points, Points, int]]:
+def _flow(before: npt.NDArray, after: npt.NDArray, groups: list[Points]) -> list[tuple[Points, Points, int]]:
     """For each group of points: start and stop of those that the flow found both ways, and how many it had.
 
     All groups go in one call: OpenCV then builds its pyramids once.

@@ -37,9 +37,7 @@ class PatchGrid:
             object.__setattr__(self, name, number)
         for name in ("rows", "cols"):
             if getattr(self, name) % self.merge:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)}, accepted: a multiple of merge = {self.merge}"
-                )
+                raise ValueError(f"{name}: got {getattr(self, name)}, accepted: a multiple of merge = {self.merge}")
 
     @classmethod
     def for_image(
@@ -63,8 +61,7 @@ class PatchGrid:
             raise ValueError(f"image: got {width}x{height}, accepted: sides at most 1:{MAX_ASPECT}")
         if not 0 < min_pixels <= max_pixels:
             raise ValueError(
-                f"min_pixels, max_pixels: got {min_pixels}, {max_pixels}, "
-                "accepted: 0 < min_pixels <= max_pixels"
+                f"min_pixels, max_pixels: got {min_pixels}, {max_pixels}, accepted: 0 < min_pixels <= max_pixels"
             )
         side = patch * merge
         if side < 1:

@@ -127,9 +127,7 @@ def union(weights: Sequence[npt.ArrayLike]) -> Weights:
         raise ValueError("weights: got none, accepted: at least one")
     for i, part in enumerate(parts):
         if part.shape != parts[0].shape:
-            raise ValueError(
-                f"weights[{i}]: got shape {part.shape}, accepted: that of weights[0], {parts[0].shape}"
-            )
+            raise ValueError(f"weights[{i}]: got shape {part.shape}, accepted: that of weights[0], {parts[0].shape}")
     stacked = np.stack(parts)
     return np.maximum(stacked.max(0), 0) + np.minimum(stacked.min(0), 0)
 

@@ -136,9 +136,7 @@ _NO_NOUN = (
     *("one", "ones", "thing", "things", "something", "anything", "everything", "stuff"),
     *("what", "whatever", "it"),
 )
-_HEAD_END = re.compile(
-    r" (?:with|without|of|in|on|at|to|from|near|next|under|behind|above|below|between|that)\b"
-)
+_HEAD_END = re.compile(r" (?:with|without|of|in|on|at|to|from|near|next|under|behind|above|below|between|that)\b")
 _TWO_PLACES = re.compile(rf" {_AT}{_SIDE}\b.* (?:and|or) ")  # "the cube on the left and the vial"
 
 _COMPACT = re.compile(r"\b(top|upper|bottom|lower)(left|right)\b")

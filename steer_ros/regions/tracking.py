@@ -121,9 +121,7 @@ class Tracker:
         self._states = [state for state in self._states if state.missed <= self.max_missed]
         for d, detection in enumerate(found):
             if d not in matched.values():
-                self._states.append(
-                    _State(str(self._next_id), detection.label, detection.score, detection.box)
-                )
+                self._states.append(_State(str(self._next_id), detection.label, detection.score, detection.box))
                 self._next_id += 1
         return self.tracks
 
