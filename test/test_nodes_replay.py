@@ -13,6 +13,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from test_nodes_loop import Loop
 
+from steer_ros.msg import ActionText
 from steer_ros.nodes.replay import Replay, main, parse, type_named
 
 STORE = get_typestore(Stores.ROS2_KILTED)
@@ -142,6 +143,22 @@ def test_a_frame_without_an_action_is_waited_for_within_bounds_only(bench, tmp_p
     report = play(bench, bag, lockstep=True, timeout=0.2)
     assert (report.frames, report.actions, report.late) == (3, 0, 3)
     assert not loop.actions
+
+
+def test_whoever_answers_is_found_under_a_remapped_name(bench, tmp_path, monkeypatch):
+    bag = write_bag(tmp_path / "bag", FRAMES[:1])
+    bench.record(Image, "/cam/image_raw")
+    bench.peer.create_publisher(ActionText, "/robot/action", 10)
+    remaps = ["--ros-args", "-r", "/image:=/cam/image_raw", "-r", "action:=/robot/action"]
+    replay = Replay(bag, context=bench.context, lockstep=True, timeout=BOUND, cli_args=remaps)
+    found = []
+    spin = replay._spin_until
+    monkeypatch.setattr(replay, "_spin_until", lambda *a: found.append(spin(*a)))
+    try:
+        replay._wait_for_peers()
+    finally:
+        replay.end()
+    assert found == [True]
 
 
 def test_a_bag_that_loops_goes_back_in_time_until_it_is_stopped(bench, tmp_path):

@@ -65,6 +65,7 @@ def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng,
     row, col = min(int(y), SIDE - 1), min(int(x), SIDE - 1)
     tally["grounding_pointing"].append(any(bool(o.mask[row, col]) for o in same))
     tally["grounding_iou"].append(max(iou(found[0].box, o.box) for o in same))
+    tally["grounding_no_false_box"].append(all(any(iou(g.box, o.box) > 0.1 for o in same) for g in found))
     absent = next(
         (f"{f.colour} {g.shape}" for f in facts for g in facts if not matching(facts, f.colour, g.shape)),
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from multiprocessing import get_context
 
 import numpy as np
@@ -81,7 +82,6 @@ class Sample:
 
 def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
     """Samples of Qwen2-VL's grounding dialogue."""
-    digits = {tokenizer.convert_tokens_to_ids(d): d for d in "0123456789"}
 
     def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
         phrase, found = grounding_query(rng, facts)
@@ -96,7 +96,7 @@ def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, .
             add_generation_prompt=True,
         )
         sampled = _split(tokenizer, text, grounding_answer(phrase, found) + tokenizer.eos_token)
-        return replace(sampled, weights=_grounding_weights([digits.get(i) for i in sampled.answer]))
+        return replace(sampled, weights=_grounding_weights(tokenizer.convert_ids_to_tokens(sampled.answer)))
 
     return sample
 
@@ -110,17 +110,16 @@ def _before_verdict(dialogue: Dialogue) -> str:
     return dialogue.answer
 
 
-def _grounding_weights(digits: list[str | None]) -> tuple[float, ...]:
-    """Loss weights of an answer's tokens, given its digits (``None`` for any other token).
+def _grounding_weights(tokens: list[str]) -> tuple[float, ...]:
+    """Loss weights of an answer's tokens.
 
-    Whether and which object is decided by few tokens among many; a coordinate's last digit is a fifth of a pixel's
-    worth of noise at this resolution, and its first is what places the box.
+    Whether and which object is decided by few tokens among many, as is whether there is another one; a coordinate's
+    last digit is a third of a pixel at this resolution, and its first is what places the box.
     """
-    weights, run = [], 0
-    for digit in digits:
-        weights.append((2.0, 1.0, 0.1)[run] if digit is not None else 0.4)
-        run = (run + 1) % 3 if digit is not None else 0
-    weights[0] = 5.0  # there, or not
+    weights, run = [5.0], 0  # there, or not
+    for before, token in pairwise(tokens):
+        weights.append((2.0, 1.0, 0.1)[run] if token.isdigit() else 4.0 if before == "<|box_end|>" else 0.4)
+        run = (run + 1) % 3 if token.isdigit() else 0
     return tuple(weights)
 
 

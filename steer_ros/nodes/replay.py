@@ -156,10 +156,11 @@ class Replay(Node):
         frames = self._publishers_by_topic.get(self._frame_topic)
         if frames is None:
             return
+        answers = self.resolve_topic_name("action")  # count_publishers does not remap
 
         def ready() -> bool:
             taken = frames.get_subscription_count() > 0
-            return taken and (not self._lockstep or self.count_publishers("action") > 0)
+            return taken and (not self._lockstep or self.count_publishers(answers) > 0)
 
         if not self._spin_until(ready, self._timeout):
             self.get_logger().warning(
