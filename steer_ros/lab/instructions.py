@@ -66,7 +66,7 @@ def open_action(task: str, target: Fact) -> str:
 
 def open_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
     """An instruction that leaves the object open, answered for a random one."""
-    task = str(rng.choice(list(OPEN), p=(0.25, 0.32, 0.11, 0.11, 0.21)))
+    task = str(rng.choice(list(OPEN), p=(0.36, 0.22, 0.14, 0.14, 0.14)))
     target = facts[int(rng.integers(len(facts)))]
     prompt = str(rng.choice(OPEN[task]))
     return Dialogue(task, prompt, f"{OPENING} {target.name}.", open_action(task, target), target)
