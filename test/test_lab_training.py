@@ -182,3 +182,18 @@ def test_samples_are_the_models_own_dialogues(tokenizers):
             assert len(s.weights) in (0, len(s.answer)) and all(weight > 0 for weight in s.weights)
             ids = [tokenizer.convert_tokens_to_ids(t) for t in ("<|vision_start|>", "<|vision_end|>")]
             assert (s.before[-1], s.after[0]) == tuple(ids) and s.answer[-1] == tokenizer.eos_token_id
+
+
+def test_what_decides_an_answer_weighs_most(tokenizers):
+    facts = facts_of(render(make_scene(5)))
+    rng = np.random.default_rng(0)
+    vl_tokens, r1_tokens = tokenizers
+    for sample in (grounding_sampler(vl_tokens)(rng, facts) for _ in range(20)):
+        words = vl_tokens.convert_ids_to_tokens(sample.answer)
+        ends = [w for before, w in zip(words, sample.weights[1:]) if before == "<|box_end|>"]
+        assert len(sample.weights) == len(words) and sample.weights[0] == 5.0 and set(ends) <= {4.0}
+    for sample in (instruction_sampler(r1_tokens)(rng, facts) for _ in range(40)):
+        heavy = r1_tokens.decode([t for t, w in zip(sample.answer, sample.weights) if w > 1])
+        answer = r1_tokens.decode(sample.answer)
+        assert heavy in answer and not heavy.endswith(r1_tokens.eos_token)
+        assert bool(heavy) == ("I look for" in answer or "at the" in answer.split("</think>")[1])
