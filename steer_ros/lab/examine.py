@@ -1,10 +1,11 @@
-"""`steer-ros examine`: how good the built-in models are, unsteered, on scenes they were not trained on."""
+"""`steer-ros examine`: how good the built-in models are, unsteered and steered, on scenes they were not trained on."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import numpy as np
 
 from ..models.perceiver import Perceiver
 from ..models.reasoner import Reasoner
+from ..regions.mask import Mask, box_weights
+from ..steering import Law, make_law
+from ..steering.laws import LAW_NAMES
 from .facts import Fact, facts_of, matching
-from .instructions import exists_dialogue, open_action, open_dialogue
+from .instructions import OPEN, exists_dialogue, open_action, open_dialogue
 from .render import SIDE, RenderedScene, render
 from .scene import COLOURS, SHAPES, make_scene
 
@@ -74,8 +78,33 @@ def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng,
         tally["grounding_absent_refused"].append(not perceiver.ground(absent, features))
 
 
-def examine(perceiver: Perceiver, reasoner: Reasoner, scenes: int, seed: int = HELD_OUT_SEED) -> dict[str, dict]:
+def examine_steering(reasoner: Reasoner, frame: RenderedScene, features, rng, law: Law, tally: dict) -> None:
+    """One object of the frame, its true box as the region, and an instruction that leaves the object open."""
+    facts = facts_of(frame)
+    target = facts[int(rng.integers(len(facts)))]
+    frame_size = features.frame_size
+    box = tuple(float(c * side) for c, side in zip(target.box, frame_size * 2))
+    mask = Mask(
+        weights=box_weights(features.grid, frame_size, box),
+        label=target.name,
+        track_id=target.id,
+        score=1.0,
+        strength=1.0,
+        source="roi",
+        box=box,
+    )
+    for name, steering in (("follows_unsteered", None), ("follows_steered", mask)):
+        turn = reasoner.generate(OPEN["pick"][0], features, steering, law=law, measure_focus=False)
+        tally[name].append(turn.action.strip() == open_action("pick", target))
+
+
+def examine(
+    perceiver: Perceiver, reasoner: Reasoner, scenes: int, seed: int = HELD_OUT_SEED, law: Law | None = None
+) -> dict[str, dict]:
     """Run the examination.
+
+    Args:
+        law: how the one steered measure, ``follows_steered``, is steered; ``None``: conserving, alpha 2.
 
     Returns:
         ``{measure: {"value", "n", "low", "high"}}``; shares as 0-1 with 95% intervals.
@@ -97,6 +126,7 @@ def examine(perceiver: Perceiver, reasoner: Reasoner, scenes: int, seed: int = H
         turn = reasoner.generate(prompt=question.prompt, visual_context=features)
         tally["yes_no"].append(turn.action.strip() == question.action)
         tally["yes_share"].append(turn.action.strip() == "Yes.")
+        examine_steering(reasoner, frame, features, rng, law or make_law("conserving", 2.0), tally)
     result = {}
     for name, values in sorted(tally.items()):
         n, mean = len(values), float(np.mean(values))
@@ -115,13 +145,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reasoning", default="builtin:lab-r1", help="reasoner")
     parser.add_argument("--scenes", type=int, default=300, help="held-out scenes")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="first scene's seed")
+    parser.add_argument("--law", choices=LAW_NAMES, default="conserving", help="of the steered measure")
+    parser.add_argument("--alpha", type=float, default=2.0, help="strength of the steered measure")
     parser.add_argument("--json", type=Path, help="also write the result here")
 
 
 def main(args: argparse.Namespace) -> int:
     """Examine, print a table, write JSON when asked."""
+    try:
+        law = make_law(args.law, args.alpha)
+    except ValueError as error:
+        print(f"steer-ros examine: {error}", file=sys.stderr)
+        return 2
     perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)
-    result = examine(perceiver, reasoner, args.scenes, args.seed)
+    result = examine(perceiver, reasoner, args.scenes, args.seed, law)
     print(f"{'measure':28} {'value':>7} {'95% interval':>16} {'n':>5}")
     for name, row in result.items():
         print(f"{name:28} {row['value']:7.3f} {row['low']:7.3f} - {row['high']:.3f} {row['n']:5d}")
