@@ -26,7 +26,7 @@ from transformers import (
 from ..models.bridge import Bridge
 from .render import SIDE
 from .samples import encode_scenes, grounding_sampler, instruction_sampler
-from .train_language import r1_forward, train_language, vl_forward
+from .train_language import ROWS, r1_forward, train_language, vl_forward
 from .train_vision import MEAN, STD, train_tower
 from .vocabulary import r1_tokenizer, vl_tokenizer
 
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 STAGES = ("vision", "vl", "r1")
 VISION_SEED, LANGUAGE_SEED = 1_000_000, 2_000_000  # first seeds of the training scenes
-TOKEN_ROWS = SIDE // 28
 
 
 def new_vl(tokenizer) -> Qwen2VLForConditionalGeneration:
@@ -222,7 +221,7 @@ def _vl(args: argparse.Namespace) -> None:
     model.model.visual.load_state_dict(tower.state_dict())
     text = model.model.language_model
     train_language(
-        vl_forward(model, TOKEN_ROWS, TOKEN_ROWS),
+        vl_forward(model, ROWS, ROWS),
         list(text.parameters()),
         text,
         data,

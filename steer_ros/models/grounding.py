@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..regions.grid import Box
+from ..regions.boxes import Box
 
 COORDINATES = 1000
 NOTHING = "none"
