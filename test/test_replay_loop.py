@@ -164,6 +164,14 @@ def set_look_for(bench, stage, text):
     assert answer.result().results[0].successful
 
 
+def test_what_went_wrong_is_told_whatever_was_said_after_it(tmp_path):
+    stage = Stage.__new__(Stage)
+    stage._out = tmp_path
+    log = "[ERROR] [1.5] [perception]: model 'x': unknown\n[INFO] [1.6] [reasoning]: model y on cpu\n\n"
+    (tmp_path / "vta.log").write_text(log, encoding="utf-8")
+    assert stage._last_words(2, "vta").startswith("vta ended with 2: model 'x': unknown (all of it in ")
+
+
 def test_a_model_that_is_not_there_ends_the_demo_with_one_clear_line(tmp_path):
     plan = make_plan(tmp_path / "bag", 3, frames=2, scenes=1, objects=2)
     with (

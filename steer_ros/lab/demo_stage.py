@@ -112,8 +112,10 @@ class Stage:
 
     def _last_words(self, code: int | None, name: str) -> str:
         log = self._out / f"{name}.log"
-        said = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(said) if line.strip()), "nothing said")
+        said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+        # The other node may say something harmless after the one that failed.
+        errors = [line for line in said if line.startswith(("[ERROR]", "[FATAL]"))]
+        last = (errors or said or ["nothing said"])[-1]
         last = re.sub(r"^(\[[^]]*\] ?)+: ", "", last)  # [ERROR] [time] [node]
         return f"{name} ended with {code}: {last[:300]} (all of it in {log})"
 
