@@ -180,3 +180,9 @@ def test_a_model_that_is_not_there_ends_the_demo_with_one_clear_line(tmp_path):
     ):
         list(stage.run(plan, plan.cues(1.0), "steered"))
     assert "\n" not in str(raised.value)
+
+
+def test_two_stages_of_one_process_never_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(Stage, "_start", lambda *_: None)
+    stages = [Stage(tmp_path, perception="one", reasoning="two") for _ in range(2)]
+    assert stages[0].namespace != stages[1].namespace

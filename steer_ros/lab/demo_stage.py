@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -18,6 +19,7 @@ from .demo_plan import Plan
 CHECK_SECONDS = 0.5  # how often the processes are looked at while nothing is said
 STOP_SECONDS = 15.0
 FRAMES, INFOS = "/image", "/camera_info"  # the bag's topics
+_numbers = itertools.count(1)
 
 
 class StageError(RuntimeError):
@@ -25,7 +27,7 @@ class StageError(RuntimeError):
 
 
 class Stage:
-    """A running `vta`, in a namespace of its own so that no other robot on the network hears it or is heard.
+    """A running `vta`, in a namespace of its own, so that no other robot on the network and no other stage hears it.
 
     out: folder of the logs. perception, reasoning: models. timeout: seconds that the start, and each turn, may take.
     """
@@ -33,7 +35,7 @@ class Stage:
     def __init__(self, out: Path, *, perception: str, reasoning: str, timeout: float = 120.0) -> None:
         self._out = out.resolve()
         self._timeout = timeout
-        self.namespace = f"/demo_{os.getpid()}"
+        self.namespace = f"/demo_{os.getpid()}_{next(_numbers)}"
         self._env = {**os.environ}
         self._env.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         # The built-in models are so small that a second thread costs more than it gives, above all on a busy machine.
