@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer_ros.lab.facts import Fact, facts_of, matching
-from steer_ros.lab.instructions import OPEN, draw_dialogue, exists_dialogue, named_dialogue, open_action, open_dialogue
+from steer_ros.lab.instructions import (
+    OPEN,
+    draw_dialogue,
+    exists_dialogue,
+    named_dialogue,
+    open_action,
+    open_dialogue,
+    open_thought,
+)
 from steer_ros.lab.phrases import NOTHING, grounding_answer, grounding_query, grounding_request, referring_phrase
 from steer_ros.lab.render import render
 from steer_ros.lab.scene import COLOURS, SHAPES, make_scene
@@ -82,7 +90,7 @@ def test_open_answers_are_about_an_object_of_the_scene(seed):
     dialogue = open_dialogue(rng, facts)
     assert dialogue.prompt in OPEN[dialogue.task] and dialogue.target in facts
     assert dialogue.action == open_action(dialogue.task, dialogue.target)
-    assert dialogue.answer == f"I look at the {dialogue.target.name}.\n</think>\n\n{dialogue.action}"
+    assert dialogue.answer == f"{open_thought(dialogue.task, dialogue.target)}\n</think>\n\n{dialogue.action}"
     words = (*COLOURS, *SHAPES)
     assert not any(word in dialogue.prompt.lower() for word in words), "the instruction leaves the object open"
 

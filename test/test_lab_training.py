@@ -8,12 +8,12 @@ from transformers import Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 
 from steer_ros.lab import vocabulary
 from steer_ros.lab.facts import facts_of
+from steer_ros.lab.looks import SIGHT_HEADS, SIGHT_LAYERS, Taps
 from steer_ros.lab.render import render
 from steer_ros.lab.samples import Sample, grounding_sampler, instruction_sampler, thin_out
 from steer_ros.lab.scene import make_scene
 from steer_ros.lab.train_language import assemble, mrope_positions, r1_forward, vl_forward
 from steer_ros.lab.train_vision import to_patches, tower_forward
-from steer_ros.lab.undecided import Taps
 from steer_ros.models.bridge import Bridge
 from steer_ros.models.preprocess import FramePreprocessor
 
@@ -112,7 +112,7 @@ def test_the_reasoner_in_training_is_the_model(tmp_path):
     samples = random_samples(np.random.default_rng(6), 3)
     frames = [torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (4, 7, 5)]
     objects = [torch.arange(len(f))[None] < 2 for f in frames]
-    logits, labels, weights, _ = r1_forward(trained, bridge, undecided=0.0)(samples, frames, objects)
+    logits, labels, weights, _ = r1_forward(trained, bridge, undecided=0.0, sight=0.0)(samples, frames, objects)
     assert len(logits) == len(labels) == len(weights)
     table, start = model.get_input_embeddings(), 0
     for s, frame in zip(samples, frames):
@@ -161,6 +161,36 @@ def test_an_even_look_is_undecided_and_one_at_a_single_object_is_not():
     shares = np.array([1 / 3, 2 / 3])
     lean = decidedness(torch.zeros(1, 2, 6, 4), key, [[5]], [[True]], objects)
     assert lean == pytest.approx((shares * np.log(shares)).sum() + np.log(2), abs=1e-5)
+
+
+def test_sight_is_what_the_named_object_gets_of_a_row():
+    taps = Taps.__new__(Taps)
+    query, key = torch.zeros(1, 4, 6, 4), torch.zeros(1, 2, 6, 4)
+    taps.seen = [(query, key, 1.0)] * (max(SIGHT_LAYERS) + 1)
+    target = torch.zeros(1, 6, dtype=torch.bool)
+    target[0, 1:3] = True
+    rows, valid = torch.tensor([[3, 5]]), torch.tensor([[True, True]])
+    even = float(taps.sight(rows, valid, target))  # of the 4 and 6 keys that these rows see, 2 are the object's
+    assert even == pytest.approx(-(np.log(2 / 4) + np.log(2 / 6)) / 2, abs=1e-5)
+    assert float(taps.sight(rows, torch.tensor([[True, False]]), target)) == pytest.approx(np.log(2), abs=1e-5)
+    query[:, :SIGHT_HEADS, :, 0], key[0, :, 1:3, 0] = 10.0, 10.0
+    assert float(taps.sight(rows, valid, target)) == pytest.approx(0.0, abs=1e-3)
+    taps.forget()
+    assert not taps.seen
+
+
+def test_places_are_read_off_the_object_that_was_named(tokenizers):
+    facts = facts_of(render(make_scene(5)))
+    rng, sample = np.random.default_rng(2), instruction_sampler(tokenizers[1])
+    placed = 0
+    for s in (sample(rng, facts) for _ in range(80)):
+        words = tokenizers[1].decode(s.answer[s.place[0] : s.place[1]])
+        assert (s.named >= 0) == bool(words)
+        if words:
+            placed += 1
+            assert words.strip() == f"{facts[s.named].place}."
+            assert facts[s.named].name in tokenizers[1].decode(s.answer)
+    assert placed > 10
 
 
 def test_samples_are_the_models_own_dialogues(tokenizers):

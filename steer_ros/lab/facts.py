@@ -10,6 +10,9 @@ from .render import RenderedScene, Truth
 VISIBLE = 0.3  # an object counts as in the scene when at least this share of it is visible
 
 
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+
+
 @dataclass(frozen=True)
 class Fact:
     """A visible object; ``box`` is ``(x0, y0, x1, y1)`` in 0-1 of the image's width and height."""
@@ -32,11 +35,9 @@ class Fact:
 
     @property
     def place(self) -> str:
-        """One of nine place words, by the third of the image that the centre lies in: ``top left`` … ``center``."""
+        """One of `PLACES`, by the third of the image that the centre lies in."""
         x, y = self.centre
-        column = ("left", "", "right")[min(2, int(x * 3))]
-        row = ("top", "", "bottom")[min(2, int(y * 3))]
-        return f"{row} {column}".strip() or "center"
+        return PLACES[3 * min(2, int(y * 3)) + min(2, int(x * 3))]
 
 
 def facts_of(frame: RenderedScene) -> tuple[Fact, ...]:

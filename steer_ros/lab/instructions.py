@@ -29,6 +29,7 @@ OPEN = {
 }
 
 
+PLACED = ("describe", "where")  # the open instructions whose answers say a place
 OPENING = "I look at the"  # what a thought says before it names the object that the instruction leaves open
 
 
@@ -53,6 +54,16 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
+def open_thought(task: str, target: Fact) -> str:
+    """The thought before the answer to an open instruction about ``target``.
+
+    Where the answer says a place, the thought has read it off already: a place is learnt where the look rests on the
+    object anyway, and hardly at all where the object must be looked up again by its name.
+    """
+    place = f" at the {target.place}" if task in PLACED else ""
+    return f"{OPENING} {target.name}{place}."
+
+
 def open_action(task: str, target: Fact) -> str:
     """The whole, well-formed answer to an open instruction about ``target``."""
     return {
@@ -66,10 +77,10 @@ def open_action(task: str, target: Fact) -> str:
 
 def open_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
     """An instruction that leaves the object open, answered for a random one."""
-    task = str(rng.choice(list(OPEN), p=(0.36, 0.22, 0.14, 0.14, 0.14)))
+    task = str(rng.choice(list(OPEN), p=(0.32, 0.24, 0.12, 0.12, 0.20)))
     target = facts[int(rng.integers(len(facts)))]
     prompt = str(rng.choice(OPEN[task]))
-    return Dialogue(task, prompt, f"{OPENING} {target.name}.", open_action(task, target), target)
+    return Dialogue(task, prompt, open_thought(task, target), open_action(task, target), target)
 
 
 def exists_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
@@ -113,8 +124,11 @@ def named_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
     if not found:
         return Dialogue("named", prompt, f"I look for the {name}. I do not see it.", f"There is no {name}.")
     target = found[int(rng.integers(len(found)))]
-    action = f"It is at the {target.place}." if where else f"Pick up the {name}."
-    return Dialogue("named", prompt, f"I look for the {name}. I see it.", action, target)
+    if where:
+        thought, action = f"I look for the {name}. I see it at the {target.place}.", f"It is at the {target.place}."
+    else:
+        thought, action = f"I look for the {name}. I see it.", f"Pick up the {name}."
+    return Dialogue("named", prompt, thought, action, target)
 
 
 def draw_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:

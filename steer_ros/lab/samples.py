@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .facts import Fact, facts_of
+from .facts import PLACES, Fact, facts_of
 from .instructions import OPEN, OPENING, Dialogue, draw_dialogue
+from .looks import owners
 from .phrases import grounding_answer, grounding_query, grounding_request
-from .render import render
+from .render import SIDE, render
 from .scene import make_scene
 from .targets import BARE, CELL
 from .train_vision import to_patches, tower_forward
@@ -34,6 +35,10 @@ class TokenSet:
     tokens: torch.Tensor
     bare: torch.Tensor
     facts: list[tuple[Fact, ...]]
+
+    def owned(self, scene: int) -> torch.Tensor:
+        """bool ``[objects, tokens]``: the visual tokens of each of a scene's objects."""
+        return owners(self.facts[scene], SIDE // CELL, SIDE // CELL)
 
 
 def _make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[Fact, ...]]:
@@ -78,6 +83,9 @@ class Sample:
     answer: list[int]
     weights: tuple[float, ...] = ()  # of the answer's tokens in the loss; empty: all alike
     undecided: int = 0  # tokens of the answer before it names the object that the instruction leaves open
+    place: tuple[int, int] = (0, 0)  # the answer's tokens [first, last) that say where the named object is
+    named: int = -1  # which of the scene's facts that is
+    places: tuple[int, ...] = ()  # of the scene's facts, as indices of ``facts.PLACES``
 
 
 def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
@@ -101,13 +109,20 @@ def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, .
     return sample
 
 
-def _before_verdict(dialogue: Dialogue) -> str:
-    """The part of an answer before what is hard to know: whether the thing is there, or the place it is at."""
+def _place(dialogue: Dialogue) -> tuple[int, int]:
+    """Where in an answer its thought says a place; (0, 0): nowhere. Characters."""
+    target = dialogue.target
+    words = "" if target is None else f" {target.place}."
+    if not words or not dialogue.thought.endswith(f" at the{words}"):
+        return 0, 0
+    return len(dialogue.thought) - len(words), len(dialogue.thought)
+
+
+def _verdict(dialogue: Dialogue) -> tuple[int, int]:
+    """Where in an answer stands what is hard to know: the place, or whether the thing is there. Characters."""
     if dialogue.task in ("exists", "named"):
-        return dialogue.answer[: dialogue.answer.index(".") + 1]
-    if dialogue.task in ("describe", "where"):
-        return dialogue.answer[: dialogue.answer.rindex("at the") + len("at the")]
-    return dialogue.answer
+        return dialogue.answer.index(".") + 1, len(dialogue.answer)
+    return _place(dialogue)
 
 
 def _grounding_weights(tokens: list[str]) -> tuple[float, ...]:
@@ -135,11 +150,25 @@ def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact,
         )
         opening = len(tokenizer(OPENING, add_special_tokens=False).input_ids) if dialogue.task in OPEN else 0
         sampled = _split(tokenizer, text, dialogue.answer + tokenizer.eos_token)
-        light = tokenizer(_before_verdict(dialogue), add_special_tokens=False).input_ids
-        weights = tuple(1.0 if i < len(light) else 4.0 for i in range(len(sampled.answer) - 1)) + (1.0,)
-        return replace(sampled, undecided=opening, weights=weights)
+        heavy, place = (_tokens_of(tokenizer, dialogue.answer, f(dialogue)) for f in (_verdict, _place))
+        weights = tuple(4.0 if heavy[0] <= i < heavy[1] else 1.0 for i in range(len(sampled.answer)))
+        named = facts.index(dialogue.target) if place[1] else -1
+        return replace(
+            sampled,
+            undecided=opening,
+            weights=weights,
+            place=place,
+            named=named,
+            places=tuple(PLACES.index(f.place) for f in facts),
+        )
 
     return sample
+
+
+def _tokens_of(tokenizer, text: str, part: tuple[int, int]) -> tuple[int, int]:
+    """The tokens [first, last) of a part of a text that is given in characters."""
+    first, last = (len(tokenizer(text[:end], add_special_tokens=False).input_ids) for end in part)
+    return first, last
 
 
 def _split(tokenizer, text: str, answer: str) -> Sample:

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ..models.bridge import Bridge
+from .facts import PLACES
 from .render import SIDE
 from .samples import encode_scenes, grounding_sampler, instruction_sampler
 from .train_language import ROWS, r1_forward, train_language, vl_forward
@@ -108,11 +109,12 @@ def settle_scale(tower: nn.Module, tokens: torch.Tensor) -> float:
 
 
 class _Pair(nn.Module):
-    """A reasoner and its bridge, checkpointed as one."""
+    """A reasoner, its bridge, and the head that is thrown away, checkpointed as one."""
 
     def __init__(self, model: nn.Module, bridge: nn.Module) -> None:
         super().__init__()
         self.model, self.bridge = model, bridge
+        self.places = nn.Linear(bridge.hidden, len(PLACES))
 
 
 def save_vl(model: Qwen2VLForConditionalGeneration, tokenizer, folder: Path) -> None:
@@ -159,7 +161,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, default=16000, help="training scenes of each stage")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--undecided", type=float, default=0.3, help="weight of lab-r1's loss on deciding early")
+    parser.add_argument("--undecided", type=float, default=0.5, help="weight of lab-r1's loss on deciding early")
+    parser.add_argument("--sight", type=float, default=0.2, help="weight of lab-r1's loss on where places are read")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
 
 
@@ -242,7 +245,7 @@ def _r1(args: argparse.Namespace) -> None:
     bridge = Bridge(data.tokens.shape[-1], model.config.hidden_size, vl_model="builtin:lab-vl")
     pair = _Pair(model, bridge)
     train_language(
-        r1_forward(model, bridge, args.undecided),
+        r1_forward(model, bridge, args.undecided, args.sight, pair.places),
         list(pair.parameters()),
         pair,
         data,

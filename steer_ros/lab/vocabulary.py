@@ -54,7 +54,7 @@ def sentences(scenes: int = 400, first_seed: int = 900_000) -> Iterable[str]:
         yield "user\nassistant\nnone"
 
 
-def _bpe(special: tuple[str, ...]) -> Tokenizer:
+def _bpe(special: tuple[str, ...], texts: Iterable[str] | None) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -66,16 +66,16 @@ def _bpe(special: tuple[str, ...]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=2048, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    tokenizer.train_from_iterator(sentences(), trainer)
+    tokenizer.train_from_iterator(sentences() if texts is None else texts, trainer)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
 
 
-def vl_tokenizer() -> PreTrainedTokenizerFast:
-    """lab-vl's tokenizer, with Qwen2-VL's marks and chat template."""
+def vl_tokenizer(texts: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """lab-vl's tokenizer, with Qwen2-VL's marks and chat template; `texts`: other sentences than the bench's."""
     special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *_GROUNDING, *_VISION)
     return PreTrainedTokenizerFast(
-        tokenizer_object=_bpe(special),
+        tokenizer_object=_bpe(special, texts),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=VL_TEMPLATE,
@@ -84,8 +84,8 @@ def vl_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def r1_tokenizer() -> PreTrainedTokenizerFast:
-    """lab-r1's tokenizer, with DeepSeek-R1's marks and chat template."""
+def r1_tokenizer(texts: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """lab-r1's tokenizer, with DeepSeek-R1's marks and chat template; `texts`: other sentences than the bench's."""
     special = (
         "<｜end▁of▁sentence｜>",
         "<｜User｜>",
@@ -96,7 +96,7 @@ def r1_tokenizer() -> PreTrainedTokenizerFast:
         *_VISION,
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=_bpe(special),
+        tokenizer_object=_bpe(special, texts),
         bos_token="<｜begin▁of▁sentence｜>",
         eos_token="<｜end▁of▁sentence｜>",
         pad_token="<｜end▁of▁sentence｜>",

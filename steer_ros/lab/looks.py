@@ -1,10 +1,13 @@
-"""Keep a reasoner undecided for as long as its instruction is: a training loss on where it looks before it names.
+"""Where lab-r1 looks while it learns: two losses on its attention beside the next-token loss. Neither biases it.
 
-Any object of the scene is a right answer to an open instruction, so nothing in next-token loss says how the model is
-to arrive at one, and it is free to fix its eyes on a favourite long before its first word. A model that has decided
-by then can't be asked what decided it. The loss is the divergence of each head's look at the objects (the share of
-its attention that each of them gets, among them) from an even one, over the text rows before the object is named. It
-knows no region and prefers no object: it is the opposite of steering, and no attention is biased by it.
+*Undecided*: any object of the scene is a right answer to an open instruction, so nothing in next-token loss says how
+the model is to arrive at one, and it is free to fix its eyes on a favourite long before its first word. A model that
+has decided by then can't be asked what decided it. While the object is not named, each head's look at the objects (the
+share of its attention that each of them gets, among them) is drawn towards an even one.
+
+*Sight*: once an object is named, the words that say where it is are to be read off that object. On next-token loss
+alone no head ever learnt to look it up by its name (each object got its even share), and places were guessed. A few
+heads are drawn to the named object's tokens in the rows that a place word follows.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from .facts import Fact
 
 NAME = "lab_tapped"
+SIGHT_LAYERS, SIGHT_HEADS = (2, 3), 2  # which layers' first heads look the named object up
 OWNED = 0.4  # share of a token's cell from which it counts to an object's box
 
 
@@ -48,8 +52,31 @@ class Taps:
         self.seen.append((query, key, scaling))
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, is_causal=True)
 
+    def forget(self) -> None:
+        """Drop what was seen: one forward pass is over."""
+        self.seen.clear()
+
+    def sight(self, rows: Tensor, valid: Tensor, target: Tensor) -> Tensor:
+        """Mean of -log of the attention that the named object's tokens get, in nats, over `SIGHT_HEADS` and rows.
+
+        Args:
+            rows, valid: as for ``decidedness``.
+            target: bool ``[B, L]``, the key positions of the named object.
+        """
+        total = rows.new_zeros((), dtype=torch.float32)
+        for layer in SIGHT_LAYERS:
+            query, key, scaling = self.seen[layer]
+            heads, keys = query.shape[1], torch.arange(key.shape[2])
+            q = _rows_of(query[:, :SIGHT_HEADS], rows)
+            k = key.float().repeat_interleave(heads // key.shape[1], 1)[:, :SIGHT_HEADS]
+            scores = (q @ k.transpose(2, 3)) * scaling
+            look = scores.masked_fill(keys > rows[:, None, :, None], float("-inf")).softmax(-1)
+            share = (look * target[:, None, None]).sum(-1).clamp(min=1e-6)  # [B, H, R]
+            total = total - (share.log().mean(1) * valid).sum() / valid.sum().clamp(min=1)
+        return total / len(SIGHT_LAYERS)
+
     def decidedness(self, rows: Tensor, valid: Tensor, objects: Tensor) -> Tensor:
-        """Mean divergence from an even look, in nats, over layers, heads and rows; forgets what was seen.
+        """Mean divergence from an even look, in nats, over layers, heads and rows.
 
         Args:
             rows: int64 ``[B, R]``, positions of the rows that count; ``valid`` bool ``[B, R]`` says which are real.
@@ -59,8 +86,8 @@ class Taps:
         anywhere = objects.any(1)[:, None, None]  # [B, 1, 1, L]
         total, n = rows.new_zeros((), dtype=torch.float32), 0
         for query, key, scaling in self.seen:
-            b, heads, _, d = query.shape
-            q = query.float().gather(2, rows[:, None, :, None].expand(b, heads, rows.shape[1], d))  # [B, H, R, D]
+            heads = query.shape[1]
+            q = _rows_of(query, rows)
             k = key.float().repeat_interleave(heads // key.shape[1], 1)  # [B, H, L, D]
             scores = (q @ k.transpose(2, 3)) * scaling
             look = scores.masked_fill(~anywhere, float("-inf")).softmax(-1).nan_to_num(0.0)
@@ -69,5 +96,10 @@ class Taps:
             divergence = (share * share.log()).sum(-1) + count.float().log()[:, None, None]
             total = total + (divergence.mean(1) * valid).sum() / valid.sum().clamp(min=1)
             n += 1
-        self.seen.clear()
         return total / max(n, 1)
+
+
+def _rows_of(query: Tensor, rows: Tensor) -> Tensor:
+    """``[B, H, L, D]`` at rows ``[B, R]``: ``[B, H, R, D]`` in fp32."""
+    b, heads, _, d = query.shape
+    return query.float().gather(2, rows[:, None, :, None].expand(b, heads, rows.shape[1], d))
