@@ -17,6 +17,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 os.environ["PYTHONSAFEPATH"] = "1"
 # The models of the tests are so small that a second thread costs more than it gives; read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU the Triton kernels run in Triton's interpreter, which is chosen when triton is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def claim_domain():

@@ -54,7 +54,7 @@ def test_detaching_restores_the_implementation(previous):
 def test_wrong_uses_are_named(qwen):
     with attach(qwen) as attachment, torch.no_grad():
         for options, name in (
-            ({"impl": "triton"}, "impl"),
+            ({"impl": "flash"}, "impl"),
             ({"measure_focus": "all"}, "measure_focus"),
             ({"regions": []}, "regions"),
             ({"gate": "layers=9"}, "gate layers"),

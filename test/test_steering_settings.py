@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer_ros.kernels import LAWS
+from steer_ros.kernels import LAWS, make_key_field
 from steer_ros.steering import LAW_NAMES, Gate, Law, Span, SteeringField, make_law
 
 FEW = settings(max_examples=50, deadline=None)
@@ -25,6 +25,48 @@ def test_a_whole_number_is_taken_where_a_real_is_meant():
     assert make_law("conserving", -1).steers
     assert not make_law("additive", 0).steers
     assert not make_law("none", 2).steers
+    assert make_law("share", mark=1) == Law("share", 0.0, 1.0)
+
+
+def test_a_mark_belongs_to_share_and_target():
+    assert make_law("share", mark=0.9) == Law("share", 0.0, 0.9)
+    assert make_law("target", 2, 0.5) == Law("target", 2.0, 0.5)
+    assert make_law("additive").alpha == make_law("conserving").alpha == 2.0
+    assert make_law("target", mark=0.5).steers
+    assert make_law("share", mark=0).steers
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("share", None), ("share", -0.1), ("share", 1.1), ("share", math.nan), ("share", "1"), ("share", True),
+     ("target", None), ("target", 0), ("target", 1.0), ("additive", 0.5), ("none", 0.5)],
+)  # fmt: skip
+def test_a_wrong_mark_is_named(name, mark):
+    with pytest.raises(ValueError, match=r"^mark: .*accepted"):
+        make_law(name, mark=mark)
+
+
+def test_gains_are_kept_as_e4m3_has_them():
+    gain = torch.tensor([[0.9, 1.0], [1e-4, -0.3]])
+    field = SteeringField([Span(0, 1)], np.zeros(1, np.int8), gain=gain)
+    assert field.gain.tolist() == [[0.875, 1.0], [0.0, -0.3125]]
+    assert torch.equal(field.gain.to(torch.float8_e4m3fn).float(), field.gain)
+
+
+@pytest.mark.parametrize("law", [make_law("share", mark=0.9), make_law("target", mark=0.5)])
+def test_weights_below_zero_are_refused_while_a_mark_is_aimed_at(law):
+    field = SteeringField([Span(0, 3)], np.array([1, 2, -3], np.int8))
+    refused = pytest.raises(ValueError, match=rf"^weights: -3 with law {law.name}; accepted are 0 to 127")
+    with refused, field.used_by(law):
+        pass
+    field.update(np.array([1, 2, 0], np.int8))
+    with field.used_by(law):
+        with pytest.raises(ValueError, match=rf"^weights: -1 with law {law.name}; accepted"):
+            field.update(np.array([-1, 2, 0], np.int8))
+        assert field.snapshot().weights.tolist() == [1, 2, 0]
+    field.update(np.array([-1, 2, 0], np.int8))
+    with field.used_by(make_law("conserving")):
+        field.update(np.array([-1, -2, 0], np.int8))
 
 
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, 64.1, "2", None, True, 1j])
@@ -46,6 +88,7 @@ def test_a_wrong_law_is_named():
         ("layers=1-2,5;heads=0,1;phases=think", Gate([(1, 2), 5], range(2), "think")),
         ("phases=act,think;layers=all", Gate()),
         ("heads = 3 ; phases = act", Gate(heads=(3,), phases={"act"})),
+        ("pairs=2.0, 3.5,2.0;phases=think", Gate(phases="think", pairs=[(3, 5), (2, 0)])),
     ],
 )
 def test_gates_are_read(text, gate):
@@ -56,7 +99,7 @@ def test_gates_are_read(text, gate):
 @pytest.mark.parametrize(
     "text",
     ["", "  ", "layers", "layers=", "layers=x", "layers=-1", "layers=3-2", "layers=1;layers=2", "rows=1", "phases=",
-     "phases=dream", "heads=1.5", "layers=1,,2", "layers=9999999", None, 3],
+     "phases=dream", "pairs=1", "pairs=1.x", "pairs=", "heads=1.5", "layers=1,,2", "layers=9999999", None, 3],
 )  # fmt: skip
 def test_wrong_gates_are_named(text):
     with pytest.raises(ValueError, match=r"^gate.*accepted"):
@@ -76,6 +119,15 @@ def test_a_gate_beyond_the_model_is_named():
         Gate.parse("layers=4").table(4, 2)
     with pytest.raises(ValueError, match="gate heads: 2; accepted are 0 to 1"):
         Gate.parse("heads=2").table(4, 2)
+    with pytest.raises(ValueError, match=r"gate pairs: 3.2; accepted are 0.0 to 3.1"):
+        Gate.parse("pairs=0.0,3.2").table(4, 2)
+
+
+def test_pairs_are_single_heads():
+    table = Gate(layers=[0, 1], pairs=[(0, 1), (1, 0), (2, 0)]).table(3, 2)
+    assert table.tolist() == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match="gate pairs"):
+        Gate(pairs=[(1, 2, 3)])
 
 
 @st.composite
@@ -105,6 +157,10 @@ def test_each_weight_lands_on_the_key_of_its_token(layout):
     assert np.array_equal(dense.numpy(), wanted)
     assert np.array_equal(visual.numpy(), seen)
     assert field.num_keys == seen.sum()
+    if spans:
+        same = make_key_field(dense, [(s.start, s.length) for s in spans])
+        assert torch.equal(field.snapshot().seen, same.seen)
+        assert torch.equal(field.snapshot().weights, same.weights)
     ordered = [w for _, w in sorted(zip(spans, weights, strict=True), key=lambda pair: pair[0].start)]
     for j in range(len(spans)):
         upto = np.concatenate(ordered[: j + 1])
@@ -140,7 +196,7 @@ def test_a_wrong_span_is_named(start, length):
         Span(start, length)
 
 
-@pytest.mark.parametrize("gain", [torch.ones(3), torch.full((2, 2), math.nan)])
+@pytest.mark.parametrize("gain", [torch.ones(3), torch.full((2, 2), math.nan), torch.full((2, 2), 500.0)])
 def test_a_wrong_gain_is_named(gain):
     with pytest.raises(ValueError, match=r"^gain: .*accepted"):
         SteeringField([Span(0, 1)], np.zeros(1, np.int8), gain=gain)

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from .errors import SteeringNotAppliedError, UnsteerableModelError
 from .field import FieldSnapshot, Span, SteeringField
 from .gate import PHASES, Gate
+from .guard import Guard
 from .laws import LAW_NAMES, Law, make_law
 from .report import FocusRows, SteeringReport
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from .attach import Attachment, attach
@@ -18,7 +20,9 @@ __all__ = [
     "FieldSnapshot",
     "FocusRows",
     "Gate",
+    "Guard",
     "Law",
+    "Schedule",
     "Span",
     "SteeringField",
     "SteeringNotAppliedError",

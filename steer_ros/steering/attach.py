@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from .field import SteeringField
 from .gate import PHASES, Gate
 from .laws import Law
 from .report import SteeringReport
-from .run import NO_ROW, Run
+from .run import NO_ROW, Now, Run
 from .steerable import attention_layers, text_decoder
+from .strength import StrengthNet
 
 IMPLEMENTATION = "steer_ros"  # the name in Transformers' attention interface
 
@@ -32,7 +33,7 @@ class _State:
     attachment does not keep a model alive."""
 
     run: Run | None = None
-    phase: str = "think"
+    now: Now = field(default_factory=Now)
 
 
 # Attention module → (its layer, its attachment's state). Models in other threads have entries of their own;
@@ -60,7 +61,7 @@ def steered_attention_forward(
     run = state.run
     if run is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return run.attend(module, layer, state.phase, query, key, value, attention_mask, scaling, kwargs)
+    return run.attend(module, layer, state.now, query, key, value, attention_mask, scaling, kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, steered_attention_forward)
@@ -102,13 +103,34 @@ class Attachment:
     @property
     def phase(self) -> str:
         """The phase of the answer, "think" or "act". May be set while decoding: it counts from the next token on."""
-        return self._state.phase
+        return self._state.now.phase
 
     @phase.setter
     def phase(self, phase: str) -> None:
         if phase not in PHASES:
             raise ValueError(f"phase: {phase!r}; accepted are {', '.join(PHASES)}")
-        self._state.phase = phase
+        self._state.now.phase = phase
+
+    @property
+    def factor(self) -> float:
+        """The part of the law's strength, 0 to 1: α, and ρ or ψ, times this. At 0 a forward pass is plain, and no
+        focus is measured in it. May be set while decoding: it counts from the next forward pass on."""
+        return self._state.now.factor
+
+    @factor.setter
+    def factor(self, factor: float) -> None:
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
+            raise ValueError(f"factor: {factor!r}; accepted are numbers from 0 to 1")
+        self._state.now.factor = float(factor)
+
+    @property
+    def watch(self) -> bool:
+        """Whether forward passes measure the regions that `steer` was given. May be set while decoding, likewise."""
+        return self._state.now.watch
+
+    @watch.setter
+    def watch(self, watch: bool) -> None:
+        self._state.now.watch = bool(watch)
 
     @contextmanager
     def steer(
@@ -120,6 +142,7 @@ class Attachment:
         measure_focus: bool | str = False,
         regions: Sequence[Sequence[Tensor | np.ndarray]] | None = None,
         impl: str = "auto",
+        adaptive: StrengthNet | None = None,
     ) -> Iterator[SteeringReport]:
         """Steer every forward pass inside the context; gives the report, which fills as the model runs.
 
@@ -131,12 +154,16 @@ class Attachment:
                 report.rows. Costs one more pass over the scores; nothing is computed when False.
             regions: what to measure besides R: for each region one array for each span (in the field's
                 order), whose non-zero items are its keys. Needs measure_focus.
-            impl: "sdpa", "reference" (slow: the specification itself), or "auto", which is "sdpa" for now.
+            impl: "auto" ("triton" on CUDA where it can, else "sdpa"), or by name, which never falls back: "triton"
+                (all rows of a call by Triton's kernels), "sdpa", "reference" (slow: the specification itself).
+            adaptive: a network that sets each head's gain from what the head does in the last row of the first
+                steered pass; the law's alpha multiplies it. For laws that have an alpha.
 
         Raises:
             SteeringNotAppliedError: the context ended and no attention call came, or none was steered though
                 law, weights and gates had something to steer with.
-            ValueError: an argument; a padded batch; a steering within a steering.
+            ValueError: an argument; a padded batch; a steering within a steering; weights below 0 with share or
+                target, also in `SteeringField.update` while they steer.
         """
         if not self.attached:
             raise ValueError(f"attachment: {type(self.model).__name__} was detached; accepted is an attached model")
@@ -149,13 +176,16 @@ class Attachment:
             raise ValueError("regions: given without measure_focus; accepted is measure_focus=True")
         table = None if regions is None else _region_table(field, regions)
         shape = (self.num_layers, self.num_heads)
-        run = Run(field, law, gate, shape, impl=impl, measure_focus=measure_focus, regions=table)
-        self._state.run = run
-        try:
-            yield run.report
-        finally:
-            self._state.run = None
-            run.end()
+        if adaptive is not None and law.marked:
+            raise ValueError(f"adaptive: given with law {law.name!r}; accepted with additive and conserving")
+        run = Run(field, law, gate, shape, impl=impl, measure_focus=measure_focus, regions=table, adaptive=adaptive)
+        with field.used_by(law):
+            self._state.run = run
+            try:
+                yield run.report
+            finally:
+                self._state.run = None
+                run.end()
         self._insist(run.report)
 
     def _insist(self, report: SteeringReport) -> None:

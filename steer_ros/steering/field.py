@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .laws import MARKED, Law
+
+MAX_GAIN = 448.0  # the largest number of e4m3, in which gains are kept
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class FieldSnapshot:
 
     weights: int8 [end − start] on the field's device, by key position from the first span's start to the last
         one's end; 0 in the gaps. visual: bool, same shape, which of these positions are in V.
+    seen: int8 [end − start, 2], the smallest and largest weight over V up to and with each position.
     low, high: the smallest and largest weight over the first j + 1 spans, in order of position: a row between
         spans sees only the spans before it.
     """
@@ -43,6 +50,7 @@ class FieldSnapshot:
     version: int
     weights: Tensor
     visual: Tensor
+    seen: Tensor
     low: tuple[int, ...]
     high: tuple[int, ...]
 
@@ -55,12 +63,15 @@ class SteeringField:
             span at all is a field with nothing to steer with.
         weights: one int8 array (NumPy or torch, any shape with as many items as the span has keys) for each
             span; −127…127 for −1…1. For one span the bare array will do.
-        gain: [layers, heads] floats that multiply the strength, or None for 1 everywhere. Checked against the
+        gain: [layers, heads] floats within ±448 that multiply the strength, or None for 1 everywhere; 0 is a
+            closed gate. Rounded here, once, to e4m3 (3 mantissa bits: 0.9 becomes 0.875, and below 2^-10 it is 0),
+            which is what the GPU's kernels read, so that every implementation steers alike. Checked against the
             model when the field is used.
         device: where the weights live; the model's.
 
     `update` may be called from any thread while the model decodes. The new weights count from the next token
-    on. Raises ValueError naming the argument, its value and what is accepted.
+    on. Raises ValueError naming the argument, its value and what is accepted: while share or target steers with
+    this field, that is weights of at least 0.
     """
 
     def __init__(
@@ -79,14 +90,14 @@ class SteeringField:
         self.start = self.ordered[0].start if self.ordered else 0
         self.end = self.ordered[-1].end if self.ordered else 0
         self.gapless = sum(s.length for s in self.spans) == self.end - self.start
-        self.gain = None if gain is None else torch.as_tensor(gain, dtype=torch.float32).cpu()
-        if self.gain is not None and (self.gain.ndim != 2 or not bool(torch.isfinite(self.gain).all())):
-            raise ValueError(f"gain: shape {tuple(self.gain.shape)}; accepted are finite numbers [layers, heads]")
+        self.gain = None if gain is None else _rounded(torch.as_tensor(gain, dtype=torch.float32).cpu())
         visual = np.zeros(self.end - self.start, dtype=bool)
         for span in self.spans:
             visual[span.start - self.start : span.end - self.start] = True
-        self._visual = torch.from_numpy(visual).to(self.device)
+        self._visual_host = visual
+        self._visual = torch.tensor(visual, device=self.device)
         self._lock = threading.Lock()  # orders concurrent updates; readers take the snapshot without it
+        self._laws: Counter[str] = Counter()  # those in force that take no weight below 0
         self._snapshot = self._build(weights, version=0)
 
     @property
@@ -112,6 +123,24 @@ class SteeringField:
             self._snapshot = self._build(weights, self._snapshot.version + 1)
             return self._snapshot.version
 
+    @contextmanager
+    def used_by(self, law: Law) -> Iterator[None]:
+        """While a law steers with this field, `update` refuses what the law can't take. So does entering."""
+        name = law.name
+        if name not in MARKED:
+            yield
+            return
+        with self._lock:
+            low = min(self._snapshot.low, default=0)
+            if low < 0:
+                raise ValueError(f"weights: {low} with law {name}; accepted are 0 to 127")
+            self._laws[name] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._laws[name] -= 1
+
     def dense(self, length: int) -> tuple[Tensor, Tensor]:
         """Weights int8 [length] and visual bool [length] by key position, as the reference takes them."""
         if length < self.end:
@@ -131,12 +160,31 @@ class SteeringField:
         dense = np.zeros(self.end - self.start, dtype=np.int8)
         for index, (span, array) in enumerate(zip(self.spans, weights, strict=True)):
             dense[span.start - self.start : span.end - self.start] = _checked(index, array, span.length)
-        low, high = [], []
-        for span in self.ordered:
-            part = dense[span.start - self.start : span.end - self.start]
-            low.append(min(int(part.min()), *low[-1:]) if low else int(part.min()))
-            high.append(max(int(part.max()), *high[-1:]) if high else int(part.max()))
-        return FieldSnapshot(version, torch.from_numpy(dense).to(self.device), self._visual, tuple(low), tuple(high))
+        # Running extremes over V. The first position is in V, so what stands in for a gap never wins.
+        inside = self._visual_host
+        smallest = np.minimum.accumulate(np.where(inside, dense, np.int8(127)))
+        largest = np.maximum.accumulate(np.where(inside, dense, np.int8(-127)))
+        law = next((name for name, count in self._laws.items() if count), None)
+        if law is not None and smallest.size and smallest[-1] < 0:
+            raise ValueError(f"weights: {smallest[-1]} with law {law}; accepted are 0 to 127")
+        ends = [span.end - self.start - 1 for span in self.ordered]
+        return FieldSnapshot(
+            version=version,
+            weights=torch.from_numpy(dense).to(self.device),
+            visual=self._visual,
+            seen=torch.from_numpy(np.stack([smallest, largest], axis=-1)).to(self.device),
+            low=tuple(int(smallest[j]) for j in ends),
+            high=tuple(int(largest[j]) for j in ends),
+        )
+
+
+def _rounded(gain: Tensor) -> Tensor:
+    """The gains as e4m3 has them, in float32."""
+    if gain.ndim != 2 or not bool(torch.isfinite(gain).all()) or bool((gain.abs() > MAX_GAIN).any()):
+        raise ValueError(
+            f"gain: shape {tuple(gain.shape)}; accepted are finite numbers within ±{MAX_GAIN:g} [layers, heads]"
+        )
+    return gain.to(torch.float8_e4m3fn).float()
 
 
 def _checked(index: int, array: Tensor | np.ndarray, length: int) -> np.ndarray:

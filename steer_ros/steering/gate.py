@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 
 PHASES = ("think", "act")
-_ACCEPTED = '"all", or parts joined by ";": layers=2-3, heads=0,1, phases=think (numbers and ranges from 0)'
+_ACCEPTED = (
+    '"all", or parts joined by ";": layers=2-3, heads=0,1, pairs=2.0,3.5 (layer.head), phases=think '
+    "(numbers and ranges from 0)"
+)
 
 
 @dataclass(frozen=True)
@@ -17,17 +20,19 @@ class Gate:
     """The law holds in these layers, for these query heads, in these phases of the answer.
 
     layers, heads: indices from 0; None means all. A range may stand for its indices, and so may a pair
-    (first, last) inside the list. phases: of "think" (up to `</think>`, the prompt included) and "act" (what
-    follows).
+    (first, last) inside the list. pairs: single heads, (layer, head), beside which layers and heads hold too; None
+    means all. phases: of "think" (up to `</think>`, the prompt included) and "act" (what follows).
     """
 
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     phases: frozenset[str] = frozenset(PHASES)
+    pairs: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", _indices("gate layers", self.layers))
         object.__setattr__(self, "heads", _indices("gate heads", self.heads))
+        object.__setattr__(self, "pairs", _pairs(self.pairs))
         phases = frozenset([self.phases] if isinstance(self.phases, str) else self.phases)
         if not phases or not phases <= set(PHASES):
             raise ValueError(f"gate phases: {sorted(phases)}; accepted are {' and '.join(PHASES)}, at least one")
@@ -35,7 +40,8 @@ class Gate:
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """Read "all" or, say, "layers=1-2,5;heads=0,1;phases=think". Raises ValueError naming the part."""
+        """Read "all" or, say, "layers=1-2,5;heads=0,1;phases=think" or "pairs=2.0,3.5". Raises ValueError naming the
+        part."""
         if not isinstance(text, str):
             raise ValueError(f"gate: {text!r}; accepted is {_ACCEPTED}")
         settings: dict[str, object] = {}
@@ -43,12 +49,13 @@ class Gate:
             if part == "all":
                 continue
             key, equals, value = (s.strip() for s in part.partition("="))
-            if not equals or key not in ("layers", "heads", "phases") or key in settings:
+            if not equals or key not in ("layers", "heads", "pairs", "phases") or key in settings:
                 raise ValueError(f"gate: {text!r} at {part!r}; accepted is {_ACCEPTED}")
             if value == "all":
                 continue
             items = [item.strip() for item in value.split(",")]
-            settings[key] = frozenset(items) if key == "phases" else [_parse_index(text, i) for i in items]
+            read = _parse_pair if key == "pairs" else _parse_index
+            settings[key] = frozenset(items) if key == "phases" else [read(text, item) for item in items]
         if not text.strip():
             raise ValueError(f"gate: {text!r}; accepted is {_ACCEPTED}")
         return cls(**settings)  # type: ignore[arg-type]
@@ -68,10 +75,22 @@ class Gate:
             off = torch.ones(count, dtype=torch.bool)
             off[list(chosen)] = False
             table.index_fill_(axis, off.nonzero().squeeze(1), 0.0)
+        if self.pairs is not None:
+            chosen = torch.zeros_like(table)
+            for layer, head in self.pairs:
+                if layer >= num_layers or head >= num_heads:
+                    raise ValueError(
+                        f"gate pairs: {layer}.{head}; accepted are 0.0 to {num_layers - 1}.{num_heads - 1}, what this "
+                        "model has"
+                    )
+                chosen[layer, head] = 1.0
+            table *= chosen
         return table
 
     def __str__(self) -> str:
         parts = [f"{n}={','.join(map(str, c))}" for n, c in (("layers", self.layers), ("heads", self.heads)) if c]
+        if self.pairs:
+            parts.append(f"pairs={','.join(f'{layer}.{head}' for layer, head in self.pairs)}")
         if self.phases != frozenset(PHASES):
             parts.append(f"phases={','.join(p for p in PHASES if p in self.phases)}")
         return ";".join(parts) or "all"
@@ -83,6 +102,25 @@ def _parse_index(text: str, item: str) -> tuple[int, int]:
         raise ValueError(f"gate: {text!r} at {item!r}; accepted is {_ACCEPTED}")
     first = int(match[1])
     return first, int(match[2]) if match[2] is not None else first
+
+
+def _parse_pair(text: str, item: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", item)
+    if match is None:
+        raise ValueError(f"gate: {text!r} at {item!r}; accepted is {_ACCEPTED}")
+    return int(match[1]), int(match[2])
+
+
+def _pairs(chosen: Iterable[tuple[int, int]] | None) -> tuple[tuple[int, int], ...] | None:
+    """Sorted unique (layer, head) pairs."""
+    if chosen is None:
+        return None
+    pairs = sorted({tuple(pair) for pair in chosen})
+    if not pairs or any(
+        len(pair) != 2 or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in pair) for pair in pairs
+    ):
+        raise ValueError(f"gate pairs: {chosen!r}; accepted are (layer, head) pairs, at least one")
+    return tuple(pairs)  # type: ignore[arg-type]
 
 
 def _indices(name: str, chosen: Iterable[int | range | tuple[int, int]] | range | None) -> tuple[int, ...] | None:

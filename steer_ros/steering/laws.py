@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Real
+from typing import Any
 
-LAW_NAMES = ("none", "additive", "conserving")
-MAX_ALPHA = 64.0  # e^64 still leaves fp32 ten decades of room; nobody needs as much
+from steer_ros.kernels.checks import LAW_NAMES, MARKED, MAX_ALPHA, check_alpha, check_law, check_mark
+
+__all__ = ["LAW_NAMES", "MARKED", "MAX_ALPHA", "Law", "make_law"]
+
+_BY_LAW: Any = object()  # alpha was not given: each law has its own usual one
 
 
 @dataclass(frozen=True)
 class Law:
-    """A law with its strength. `alpha` is the bias, in units of attention scores, that weight 1 gives."""
+    """A law with its strength. `alpha` is the bias, in units of attention scores, that weight 1 gives. `mark` is
+    what share and target aim at, None for the others: ρ of share (0 to 1), the least that the region gets of what a
+    row pays to the visual keys; ψ of target (between 0 and 1), what the region gets of the row."""
 
     name: str
     alpha: float = 0.0
+    mark: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in LAW_NAMES:
-            raise ValueError(f"law: {self.name!r}; accepted are {', '.join(LAW_NAMES)}")
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real):
-            raise ValueError(f"alpha: {self.alpha!r}; accepted is a number from {-MAX_ALPHA:g} to {MAX_ALPHA:g}")
-        if not math.isfinite(self.alpha) or abs(self.alpha) > MAX_ALPHA:
-            raise ValueError(f"alpha: {self.alpha}; accepted are finite numbers from {-MAX_ALPHA:g} to {MAX_ALPHA:g}")
-        object.__setattr__(self, "alpha", float(self.alpha))
+        check_law(self.name, self.mark)
+        object.__setattr__(self, "alpha", check_alpha(self.alpha))
+        if self.mark is not None:
+            object.__setattr__(self, "mark", check_mark(self.name, self.mark))
 
     @property
     def steers(self) -> bool:
         """False for a law that leaves every row as it was, whatever the weights."""
-        return self.name != "none" and self.alpha != 0.0
+        return self.marked or (self.name != "none" and self.alpha != 0.0)
+
+    @property
+    def marked(self) -> bool:
+        """Whether it aims at a mark: share and target, which take weights of at least 0."""
+        return self.name in MARKED
+
+    def moves(self, low: int, high: int) -> bool:
+        """Whether a row has something to steer with that sees visual keys with these extreme weights."""
+        if self.name == "conserving":
+            return low < high
+        if self.name == "share":
+            return low <= 0 < high
+        return high > 0 if self.name == "target" else not low == high == 0
 
 
-def make_law(name: str, alpha: float = 2.0) -> Law:
-    """The law `name` ("none", "additive", "conserving") with strength `alpha` (an integer is taken where a
-    real is meant). Raises ValueError naming the argument, its value and what is accepted."""
-    return Law(name, alpha)
+def make_law(name: str, alpha: float = _BY_LAW, mark: float | None = None) -> Law:
+    """The law `name` ("none", "additive", "conserving", "share", "target"). An integer is taken where a real is meant.
+
+    alpha: the tilt, within ±64; 2 if not given, 0 for share and target, which need none.
+    mark: required for share (0 to 1) and target (between 0 and 1); None for the others.
+
+    Raises ValueError naming the argument, its value and what is accepted.
+    """
+    if alpha is _BY_LAW:
+        alpha = 0.0 if name in MARKED else 2.0
+    return Law(name, alpha, mark)

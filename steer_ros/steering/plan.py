@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from steer_ros.kernels.sdpa import chunk_rows
+
 from .errors import UnsteerableModelError
 from .field import FieldSnapshot, SteeringField
-from .sdpa import chunk_rows
 
 # What a model may hand to its attention function that steering can't give, and what it means.
 _OWN_SCORES = {
@@ -50,11 +51,14 @@ class Plan:
 
 @dataclass
 class Forward:
-    """One forward pass: every layer of it reads the same version of the field and the same phase."""
+    """One forward pass: every layer of it reads the same version of the field, phase and factor. watched: whether the
+    regions asked for are measured in it."""
 
     snapshot: FieldSnapshot
     phase: str
     gate_open: bool
+    factor: float = 1.0
+    watched: bool = True
     plans: list[Plan] = field(default_factory=list)
     steered: bool = False
 
@@ -84,8 +88,7 @@ def first_position(module: nn.Module, rows: int, keys: int, mask: Tensor | None)
 
     No mask: Transformers leaves it out for one row that sees every key, and for a prefill from position 0 (a
     static cache may then hold more keys than rows). A mask (bool or additive, [B, 1, S, K]) must be plainly
-    causal and the same for
-    the whole batch: ValueError otherwise, which is what padding gets.
+    causal and the same for the whole batch: ValueError otherwise, which is what padding gets.
     """
     if mask is None:
         return keys - 1 if rows == 1 else 0

@@ -56,6 +56,7 @@ class SteeringReport:
     _pending: list[tuple[str, Tensor, Tensor]] = field(default_factory=list, repr=False)
     _sums: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _counts: Counter[str] = field(default_factory=Counter, repr=False)
+    _watched: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # sums [2, 1 + regions], and of what
 
     @property
     def nothing_to_steer(self) -> str:
@@ -80,14 +81,22 @@ class SteeringReport:
     @property
     def regions_before(self) -> list[float] | None:
         """The mean share of each region asked for, without the law; None if not measured."""
-        means = self._means(None)
+        means = self.watched
         return None if means is None else means[0][1:]
 
     @property
     def regions_after(self) -> list[float] | None:
         """The same with the law."""
-        means = self._means(None)
+        means = self.watched
         return None if means is None else means[1][1:]
+
+    @property
+    def watched(self) -> tuple[list[float], list[float]] | None:
+        """Mean shares without and with the law of R, then of the regions asked for, over the rows in which those were
+        measured; None if there were none."""
+        self._add_up()
+        sums, count = self._watched
+        return None if sums is None else tuple((sums / count).tolist())
 
     def focus(self, phase: str) -> tuple[float, float] | None:
         """(before, after) over the rows of one phase; None if none was measured."""
@@ -98,7 +107,10 @@ class SteeringReport:
         """Take one call's rows: both [B, Hq, rows, 2, 1 + regions]; heads 1.0 for a head that counts, else
         0.0, [Hq] on the same device, heads_on how many count. Cheap here: the sums are made later, and
         nothing is read back."""
-        self._counts[phase] += both.shape[0] * both.shape[2] * heads_on
+        count = both.shape[0] * both.shape[2] * heads_on
+        self._counts[phase] += count
+        if both.shape[-1] > 1:
+            self._watched = self._watched[0], self._watched[1] + count
         self._pending.append((phase, both, heads))
         if len(self._pending) >= _MOST_PENDING:
             self._add_up()
@@ -112,6 +124,10 @@ class SteeringReport:
             values = torch.stack([both for both, _ in calls]).double()  # [calls, B, Hq, rows, 2, 1 + regions]
             weights = torch.stack([heads for _, heads in calls]).double()[:, None, :, None, None, None]
             total = (values * weights).sum((0, 1, 2, 3))  # [2, 1 + regions]
+            if total.shape[1] > 1:
+                sums, count = self._watched
+                self._watched = total if sums is None else sums + total, count
+            total = total[:, :1]
             self._sums[phase] = self._sums[phase] + total if phase in self._sums else total
 
     def _means(self, phase: str | None) -> list[list[float]] | None:

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from steer_ros.kernels import steered_attention_reference
+from steer_ros.kernels.api import why_not_triton
+from steer_ros.kernels.checks import IMPLS
 
-from .field import FieldSnapshot, SteeringField
+from .field import SteeringField
 from .gate import Gate
 from .laws import MAX_ALPHA, Law
+from .paths import ReferencePath, RowsPath, Strengths, WholePath
 from .plan import Forward, Plan, Segment, refuse_call
 from .report import FocusRows, SteeringReport
-from .sdpa import Terms, attend_rows, focus_rows, make_terms
+from .strength import StrengthNet, head_features
 
-IMPLS = ("auto", "reference", "sdpa")
 NO_ROW = "no text row came after a visual span"
+
+
+@dataclass
+class Now:
+    """What may be set between forward passes, and counts from the next one on. phase: "think" or "act". factor: the
+    part of the law's strength, 0 to 1; at 0 the pass is plain, and nothing is measured in it. watch: whether it
+    measures the regions asked for; where a kernel measures the focus, they take a pass of their own."""
+
+    phase: str = "think"
+    factor: float = 1.0
+    watch: bool = True
 
 
 class Run:
@@ -26,7 +39,7 @@ class Run:
 
     Used by one thread at a time, the model's; `SteeringField.update` may come from any. Arguments are those
     of `Attachment.steer`; shape is the model's (layers, query heads); regions bool [keys from the first span
-    on, regions].
+    on, regions]; adaptive: a network whose alphas take the place of the field's gains.
     """
 
     def __init__(
@@ -39,40 +52,39 @@ class Run:
         impl: str,
         measure_focus: bool | str,
         regions: Tensor | None,
+        adaptive: StrengthNet | None = None,
     ) -> None:
         if impl not in IMPLS:
             raise ValueError(f"impl: {impl!r}; accepted are {', '.join(IMPLS)}")
         if measure_focus not in (False, True, "rows"):
             raise ValueError(f'measure_focus: {measure_focus!r}; accepted are False, True, "rows"')
-        self.field, self.law, self.gate = steering_field, law, gate
-        self.use_reference = impl == "reference"
+        self.field, self.law, self.gate, self.impl = steering_field, law, gate, impl
         self.keep_rows, self.regions = measure_focus == "rows", regions
         self.report = SteeringReport()
-        on = gate.table(*shape)
+        table = gate.table(*shape)
         if steering_field.gain is not None:
             if tuple(steering_field.gain.shape) != shape:
                 given = tuple(steering_field.gain.shape)
                 raise ValueError(f"gain: shape {given}; accepted is [layers, heads] = {list(shape)}")
-            on = on * steering_field.gain
-            most = float(on.abs().max())
+            table = table * steering_field.gain
+            most = float(table.abs().max())
             if abs(law.alpha) * most > MAX_ALPHA:
                 raise ValueError(f"gain: alpha {law.alpha:g} times a gain of {most:g} is beyond {MAX_ALPHA:g}")
-        self.heads = (on != 0).float()  # [layers, Hq]: the heads whose focus counts
-        self.gains = on * law.alpha if law.steers else torch.zeros_like(on)
-        self.steers_layer = (self.gains != 0).any(1).tolist()
-        self.measures_layer = [bool(measure_focus) and bool(h.any()) for h in self.heads]
+        self.strengths = Strengths.over(law, table)
+        self.steers_layer = self.strengths.on.any(1).tolist()
+        self.measures_layer = [bool(measure_focus) and bool(row.any()) for row in table]
+        self._rows = RowsPath(steering_field, self.strengths, regions)
+        self._by_segment = ReferencePath(steering_field, self.strengths) if impl == "reference" else self._rows
+        self._whole = WholePath(steering_field, self.strengths)
         self._forward: Forward | None = None
         self._last_layer = -1
-        rows = [tuple(g + h) for g, h in zip(self.gains.tolist(), self.heads.tolist(), strict=True)]
-        self._like = [rows.index(row) for row in rows]  # layer → the first layer with the same gains
-        self._terms: dict[tuple[int, int, torch.device], Terms] = {}  # of the field's version below
-        self._terms_version = -1
+        self._adaptive, self._adapted = adaptive, set()
 
     def attend(
         self,
         module: nn.Module,
         layer: int,
-        phase: str,
+        now: Now,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -81,11 +93,11 @@ class Run:
         kwargs: Mapping[str, object],
     ) -> tuple[Tensor, None]:
         """The attention call of `layer`: q [B, Hq, S, D], k and v [B, Hk, K, D], mask as Transformers' sdpa
-        gets it → ([B, S, Hq, D], None). What is not steered is Transformers' own sdpa, bit for bit."""
+        gets it → ([B, S, Hq, D], None). A call with no row to steer is Transformers' own sdpa, bit for bit."""
         refuse_call(module, layer, k.shape[2], kwargs)
         forward, report = self._forward, self.report
         if forward is None or layer <= self._last_layer:
-            forward = self._begin(phase)
+            forward = self._begin(now)
         self._last_layer = layer
         report.calls_seen += 1
         steers, measures = self.steers_layer[layer], self.measures_layer[layer]
@@ -93,23 +105,34 @@ class Run:
         if (steers or measures) and forward.gate_open:
             plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
             scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-            if measures:
-                self._measure(forward, plan, layer, q, k, scale)
             if steers:
-                segments = [s for s in plan.segments if self._moves(forward.snapshot, s.prefix)]
+                low, high = forward.snapshot.low, forward.snapshot.high
+                segments = [s for s in plan.segments if self.law.moves(low[s.prefix], high[s.prefix])]
+            if segments and self._adaptive is not None and layer not in self._adapted:
+                self._adapt(forward, plan, segments[-1], layer, q, k, scale)
+        whole = bool(segments) and self._takes_triton(q, k, v)
+        by_kernel = whole and (self.regions is None or not forward.watched)
+        if measures and forward.gate_open and not by_kernel:
+            self._measure(forward, plan, layer, q, k, scale)
         if not segments:
             return sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **kwargs)
         report.attention_calls += 1
         if not forward.steered:
             forward.steered = True
             report.steered_rows += q.shape[0] * sum(s.last - s.first for s in segments)
-        steer = self._steer_reference if self.use_reference else self._steer_sdpa
+        if whole:
+            out, masses = self._whole.attend(forward.snapshot, plan, layer, q, k, v, scale, measures and by_kernel)
+            if masses is not None:
+                self._take_focus(forward, plan, layer, masses, q, k)
+            return out, None
+        steer = self._by_segment.attend
         if segments[0].last - segments[0].first == q.shape[2]:  # every row is steered
-            return steer(forward, plan, segments[0], layer, q, k, v, scale), None
+            return steer(forward.snapshot, plan, segments[0], layer, q, k, v, scale), None
         out, _ = sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **kwargs)
         pieces, done = [], 0
         for segment in segments:
-            pieces += [out[:, done : segment.first], steer(forward, plan, segment, layer, q, k, v, scale)]
+            steered = steer(forward.snapshot, plan, segment, layer, q, k, v, scale)
+            pieces += [out[:, done : segment.first], steered]
             done = segment.last
         return torch.cat([*pieces, out[:, done:]], dim=1), None
 
@@ -125,110 +148,85 @@ class Run:
             skipped["no visual span"] += 1
         elif not any(self.steers_layer):
             skipped["no head has a gain"] += 1
-        elif not self._moves(snapshot, len(snapshot.low) - 1):
-            zero = snapshot.low[-1] == snapshot.high[-1] == 0
-            skipped["all weights are 0" if zero else "the weights are the same on all visual keys"] += 1
+        elif not self.law.moves(snapshot.low[-1], snapshot.high[-1]):
+            skipped[_no_move(self.law, snapshot.low[-1], snapshot.high[-1])] += 1
+        elif not forward.factor:
+            skipped["factor 0, by the schedule"] += 1
         elif not forward.gate_open:
             skipped[f"gate closed in phase {forward.phase}"] += 1
         else:
             skipped[NO_ROW] += 1
 
-    def _begin(self, phase: str) -> Forward:
+    def _begin(self, now: Now) -> Forward:
         """A new forward pass: all its layers read what holds now."""
         self.end()
         snapshot = self.field.snapshot()
-        if snapshot.version != self._terms_version:
-            self._terms, self._terms_version = {}, snapshot.version
-        self._forward = Forward(snapshot, phase, phase in self.gate.phases)
+        gate_open = now.phase in self.gate.phases and now.factor > 0
+        if gate_open:
+            self.strengths.factor = now.factor
+        self._forward = Forward(snapshot, now.phase, gate_open, now.factor, now.watch)
         self.report.forwards += 1
         self.report.field_version = snapshot.version
         return self._forward
 
-    def _moves(self, snapshot: FieldSnapshot, prefix: int) -> bool:
-        """Whether the weights on the spans 0…prefix change a row's attention."""
-        low, high = snapshot.low[prefix], snapshot.high[prefix]
-        return low != high if self.law.name == "conserving" else not low == high == 0
+    def _adapt(
+        self, forward: Forward, plan: Plan, segment: Segment, layer: int, q: Tensor, k: Tensor, scale: float
+    ) -> None:
+        """Set the gains of a layer from what its heads do in the last steered row, once. Waits for the device."""
+        self._adapted.add(layer)
+        n = self.field.ordered[segment.prefix].end - self.field.start
+        row, keys = segment.last - 1, plan.start + segment.last
+        features = head_features(
+            q[:1, :, row : row + 1],
+            k[:1, :, :keys],
+            forward.snapshot.weights[:n].to(q.device),
+            forward.snapshot.visual[:n].to(q.device),
+            self.field.start,
+            scale,
+            layer / max(1, len(self.steers_layer) - 1),
+        )
+        most = MAX_ALPHA / max(abs(self.law.alpha), 1.0)
+        gains = self._adaptive.to(q.device)(features).cpu().clamp(max=most)
+        self.strengths.set_layer(layer, gains * (self.strengths.table[layer] != 0))
+        self._rows.forget()
+        self._whole.forget()
 
-    def _layer_terms(self, snapshot: FieldSnapshot, layer: int, prefix: int, q: Tensor, k: Tensor) -> Terms:
-        key = (self._like[layer], prefix, q.device)
-        terms = self._terms.get(key)
-        if terms is None:
-            start, end = self.field.start, self.field.ordered[prefix].end
-            terms = self._terms[key] = make_terms(
-                snapshot.weights[: end - start].to(q.device),
-                snapshot.visual[: end - start].to(q.device),
-                start,
-                self.gains[layer],
-                self.heads[layer],
-                k.shape[1],
-                conserving=self.law.name == "conserving",
-                gapless=self.field.gapless or prefix == 0,
-                regions=None if self.regions is None else self.regions[: end - start].to(q.device),
-                dtype=torch.float64 if q.dtype == torch.float64 else torch.float32,
-            )
-        return terms
-
-    def _steer_sdpa(
-        self,
-        forward: Forward,
-        plan: Plan,
-        segment: Segment,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-    ) -> Tensor:
-        """The steered rows of one segment by the fast path: [B, rows, Hq, D]."""
-        terms = self._layer_terms(forward.snapshot, layer, segment.prefix, q, k)
-        pieces = [
-            attend_rows(q[:, :, first:last], k[:, :, :keys], v[:, :, :keys], terms, scale)
-            for first, last, keys in plan.chunks(segment, q)
-        ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
-
-    def _steer_reference(
-        self,
-        forward: Forward,
-        plan: Plan,
-        segment: Segment,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-    ) -> Tensor:
-        """The same by the specification."""
-        snapshot, start, end = forward.snapshot, self.field.start, self.field.ordered[segment.prefix].end
-        weights = torch.zeros(k.shape[2], dtype=torch.int8, device=q.device)
-        visual = torch.zeros(k.shape[2], dtype=torch.bool, device=q.device)
-        weights[start:end] = snapshot.weights[: end - start]
-        visual[start:end] = snapshot.visual[: end - start]
-        pieces = [
-            steered_attention_reference(
-                q[:, :, first:last],
-                k,
-                v,
-                weights,
-                visual,
-                law=self.law.name,
-                gain=self.gains[layer],
-                scale=scale,
-                q_start=plan.start + first,
-                valid_length=keys,
-            ).out
-            for first, last, keys in plan.chunks(segment, q)
-        ]
-        return torch.cat(pieces, dim=2).transpose(1, 2)
+    def _takes_triton(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """Whether this call is Triton's: always if it was asked for by name, else on CUDA where it can."""
+        if self.impl != "auto":
+            return self.impl == "triton"
+        return q.is_cuda and not why_not_triton(q, k, v)
 
     def _measure(self, forward: Forward, plan: Plan, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
         """Add up the focus of this call's text rows after V. Heads that the gate leaves out do not count."""
+        columns = None if forward.watched else 1
         for segment in plan.segments:
-            if forward.snapshot.high[segment.prefix] <= 0 and self.regions is None:
+            if forward.snapshot.high[segment.prefix] <= 0 and (self.regions is None or columns):
                 continue  # R is empty: there is no focus to speak of
-            terms = self._layer_terms(forward.snapshot, layer, segment.prefix, q, k)
+            terms = self._rows.terms(forward.snapshot, layer, segment.prefix, q, k)
             for first, last, keys in plan.chunks(segment, q):
-                both = focus_rows(q[:, :, first:last], k[:, :, :keys], terms, scale)
-                self.report.add_focus(forward.phase, both, terms.heads, terms.heads_on)
-                if self.keep_rows:
-                    self.report.rows.append(FocusRows(layer, forward.phase, plan.start + first, both.float()))
+                both = self._rows.focus(q[:, :, first:last], k[:, :, :keys], terms, scale)
+                both = both[..., :columns]
+                self._add_focus(forward, layer, plan.start + first, both, terms.heads, terms.heads_on)
+
+    def _take_focus(self, forward: Forward, plan: Plan, layer: int, masses: Tensor, q: Tensor, k: Tensor) -> None:
+        """The same from what a kernel measured: [B, Hq, S, 2]."""
+        for segment in plan.segments:
+            if forward.snapshot.high[segment.prefix] > 0:
+                terms = self._rows.terms(forward.snapshot, layer, segment.prefix, q, k)
+                both = masses[:, :, segment.first : segment.last, :, None]
+                self._add_focus(forward, layer, plan.start + segment.first, both, terms.heads, terms.heads_on)
+
+    def _add_focus(self, forward: Forward, layer: int, first: int, both: Tensor, heads: Tensor, heads_on: int) -> None:
+        self.report.add_focus(forward.phase, both, heads, heads_on)
+        if self.keep_rows:
+            self.report.rows.append(FocusRows(layer, forward.phase, first, both.float()))
+
+
+def _no_move(law: Law, low: int, high: int) -> str:
+    """Why a law has nothing to steer with where these are the extreme weights."""
+    if low == high == 0:
+        return "all weights are 0"
+    if law.name == "share":
+        return "the region is all of V: every visual key has a weight above 0"
+    return "the weights are the same on all visual keys"

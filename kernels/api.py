@@ -1,0 +1,279 @@
+"""Steered attention as one operator: checks, the choice of implementation, and its registration with PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .fields import KeyField
+from .reference_call import steered_attention_by_reference
+from .sdpa_call import steered_attention_sdpa
+
+_LAST_ROWS = -1  # q_start of the op: the rows are the context's last
+_SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v, Tensor? weights, Tensor? visual, Tensor? seen, Tensor? gains, SymInt start, "
+    "bool gaps, str law, Tensor alpha, Tensor? mark, Tensor? rows, float scale, SymInt q_start, SymInt length, "
+    "Tensor? length_on_device, bool focus, str impl) -> (Tensor, Tensor)"
+)
+
+
+def steered_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    field: KeyField | None,
+    law: str,
+    *,
+    alpha: float | Tensor | None = None,
+    mark: float | Tensor | None = None,
+    rows: Tensor | None = None,
+    scale: float | None = None,
+    q_start: int | None = None,
+    valid_length: int | Tensor | None = None,
+    focus: bool = False,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """Causal attention whose text rows are steered by `law` (kernels/reference.py says what the laws do).
+
+    Args:
+        q: [B, Hq, S, D], one of float16, bfloat16, float32, float64.
+        k, v: [B, Hk, K, D] and [B, Hk, K, Dv] of q's dtype and device; Hk divides Hq, and query head h reads key
+            head h // (Hq / Hk). Any strides; "triton" wants a last stride of 1.
+        field: the weights by key position and the gains; None is plain attention. Rows inside V are never
+            steered; text rows after it are, those between two frames too.
+        law: "none", "additive", "conserving", "share", "target".
+        alpha: strength of the tilt, a number within ±64 or one float32 number on the device. None is 2 for
+            additive and conserving, 0 for share and target.
+        mark: ρ of share (0 to 1) or ψ of target (between 0 and 1), a number or one float32 number on the device;
+            required for these two, None for the others.
+        rows: bool [S] on the device, which rows the law may hold for; None is all.
+        scale: of the scores; None is D ** −0.5.
+        q_start: the key position of row 0. Row i sees the keys up to q_start + i. None is valid_length − S.
+        valid_length: how many keys are real; what lies beyond may be anything. A whole number, or one int32 or
+            int64 number on the device (a static cache, a captured graph: Triton's decode reads it there; several
+            rows, and the other implementations, wait for it). None is K.
+        focus: whether to return the focus of each row.
+        impl: "auto" (on CUDA "triton" where it can, else "sdpa"), "reference", "sdpa", "triton". A named one never
+            falls back. With TRITON_INTERPRET=1 "triton" takes CPU tensors.
+
+    Returns:
+        out [B, Hq, S, Dv] in q's dtype, contiguous; focus float32 [B, Hq, S, 2], the mass of R before and after the
+        law (equal where a row is not steered), or None.
+
+    There are no gradients; PyTorch warns if they are asked for. Numbers and CPU tensors are checked. A CUDA tensor's
+    value is not read, which would wait for the device: NaN in alpha or mark gives NaN there, and a weight below 0
+    under share or target is a tilt outside R.
+
+    Raises:
+        ValueError: an argument has the wrong shape, dtype, device, stride or range; the message names it.
+        RuntimeError: the implementation named is not there, or not for this card.
+    """
+    checks.check_tensors(q, k, v)
+    checks.check_law(law, mark)
+    if impl not in checks.IMPLS:
+        raise ValueError(f"impl: {impl!r}; accepted are {', '.join(checks.IMPLS)}")
+    if focus not in (False, True):
+        raise ValueError(f"focus: {focus!r}; accepted are False and True")
+    checks.check_rows(rows, q)
+    n_rows, keys = q.shape[2], k.shape[2]
+    length, on_device = keys, None
+    if isinstance(valid_length, Tensor):
+        checks.check_length_tensor(valid_length, q)
+        on_device = valid_length
+    elif valid_length is not None:
+        length = checks.whole("valid_length", valid_length)
+    checks.check_length(length, n_rows, keys)
+    first = _LAST_ROWS
+    if q_start is not None:
+        first = checks.whole("q_start", q_start)
+        checks.check_first(first, n_rows, length)
+    elif on_device is None:
+        first = length - n_rows
+    checks.check_field(field, q, length if on_device is None else None, keys)
+    out, masses = torch.ops.steer_ros.steered_attention.default(
+        q,
+        k,
+        v,
+        None if field is None else field.weights,
+        None if field is None else field.visual,
+        None if field is None else field.seen,
+        None if field is None else field.gains,
+        0 if field is None else field.start,
+        False if field is None else field.gaps,
+        law,
+        _strength("alpha", law, alpha, q),
+        None if mark is None else _strength("mark", law, mark, q),
+        rows,
+        q.shape[3] ** -0.5 if scale is None else checks.check_scale(scale),
+        first,
+        length,
+        on_device,
+        bool(focus),
+        impl,
+    )
+    return out, masses if focus else None
+
+
+def _strength(name: str, law: str, value: float | Tensor | None, q: Tensor) -> Tensor:
+    """alpha or mark as one number on q's device. Filled there, so that a graph being captured takes it."""
+    if isinstance(value, Tensor):
+        checks.check_strength(name, value, q)
+        return value
+    if name == "mark":
+        number = checks.check_mark(law, value)
+    elif value is None:
+        number = 0.0 if law in checks.MARKED else 2.0
+    else:
+        number = checks.check_alpha(value)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return torch.full((1,), number, dtype=dtype, device=q.device)
+
+
+def _run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor | None,
+    visual: Tensor | None,
+    seen: Tensor | None,
+    gains: Tensor | None,
+    start: int,
+    gaps: bool,
+    law: str,
+    alpha: Tensor,
+    mark: Tensor | None,
+    rows: Tensor | None,
+    scale: float,
+    q_start: int,
+    length: int,
+    length_on_device: Tensor | None,
+    focus: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    """What `steered_attention` asks for, its arguments checked but for values. q_start −1: the last rows; the
+    length is the tensor's where there is one. The second result is empty unless focus is asked for."""
+    if torch.is_grad_enabled():  # nothing inside is recorded: the op as a whole has no gradient
+        with torch.no_grad():
+            return _run(
+                q, k, v, weights, visual, seen, gains, start, gaps, law, alpha, mark, rows, scale, q_start, length,
+                length_on_device, focus, impl,
+            )  # fmt: skip
+    field = None if weights is None else KeyField(weights, visual, seen, gains, start, gaps)
+    _check_values(field, law, alpha, mark)
+    if impl == "auto":
+        impl = "triton" if q.is_cuda and not why_not_triton(q, k, v) else "sdpa"
+    n_rows = q.shape[2]
+    if impl == "triton":
+        why_not = why_not_triton(q, k, v)
+        if why_not:
+            raise (ValueError if ": " in why_not else RuntimeError)(f"impl: triton; {why_not}")
+        on_device = length_on_device is not None and q.is_cuda and n_rows == 1 and q_start == _LAST_ROWS
+        if not on_device:
+            length, q_start = _read_length(length, length_on_device, n_rows, q_start, field)
+        q = q if q.stride(3) == 1 else q.contiguous()
+        alpha, mark = _fp32(alpha), _fp32(alpha if mark is None else mark)
+        if n_rows == 1:  # a row that is not the last sees fewer keys, that is all
+            seen_keys = length_on_device.reshape(1) if on_device else q_start + 1
+            if not on_device and field is not None:
+                field = field.until(q_start + 1)
+            out, masses = _triton("decode").decode(
+                q, k, v, field, law, alpha, mark, rows=rows, scale=scale, length=seen_keys, focus=focus
+            )
+        else:
+            out, masses = _triton("prefill").prefill(
+                q, k, v, field, law, alpha, mark, rows=rows, scale=scale, q_start=q_start, length=length, focus=focus
+            )
+    else:
+        length, q_start = _read_length(length, length_on_device, n_rows, q_start, field)
+        run = steered_attention_sdpa if impl == "sdpa" else steered_attention_by_reference
+        out, masses = run(q, k, v, field, law, alpha, mark, rows, scale, q_start, length, focus)
+    return out.contiguous(), q.new_empty(0, dtype=torch.float32) if masses is None else masses
+
+
+def _fake(
+    q, k, v, weights, visual, seen, gains, start, gaps, law, alpha, mark, rows, scale, q_start, length,
+    length_on_device, focus, impl,
+):  # fmt: skip
+    """Shapes and dtypes of `_run`'s results."""
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    return out, q.new_empty((*q.shape[:3], 2) if focus else 0, dtype=torch.float32)
+
+
+# Registered by hand: torch.library.custom_op does the same and takes 10 µs more a call.
+_LIBRARY = torch.library.Library("steer_ros", "FRAGMENT")
+_LIBRARY.define("steered_attention" + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("steered_attention", _run, _key)
+torch.library.register_fake("steer_ros::steered_attention", _fake, lib=_LIBRARY)
+
+
+def _check_values(field: KeyField | None, law: str, alpha: Tensor, mark: Tensor | None) -> None:
+    """What can be read without waiting for a device."""
+    if not alpha.is_cuda:
+        checks.check_alpha(float(alpha))
+    if mark is not None and not mark.is_cuda:
+        checks.check_mark(law, float(mark))
+    if law in checks.MARKED and field is not None and not field.weights.is_cuda and int(field.weights.min()) < 0:
+        raise ValueError(f"field: weights below 0 with law {law}; accepted are 0 to 127")
+
+
+def _read_length(
+    length: int, on_device: Tensor | None, n_rows: int, q_start: int, field: KeyField | None
+) -> tuple[int, int]:
+    """The valid length and the first row's position as numbers, checked."""
+    if on_device is not None:
+        keys, length = length, int(on_device)
+        checks.check_length(length, n_rows, keys)
+        if field is not None and field.end > length:
+            raise ValueError(f"field: keys {field.start} to {field.end}; accepted are 0 to valid_length, {length}")
+        if q_start != _LAST_ROWS:
+            checks.check_first(q_start, n_rows, length)
+    return length, length - n_rows if q_start == _LAST_ROWS else q_start
+
+
+def _fp32(strength: Tensor) -> Tensor:
+    return strength.reshape(1).to(torch.float32)
+
+
+@cache
+def _triton(name: str) -> ModuleType:
+    """decode or prefill, imported when first asked for: Triton need not be there for the rest."""
+    return importlib.import_module(f".{name}", __package__)
+
+
+@cache
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """Why the Triton kernels can't take this call, "" if they can. With ": " it is about an argument."""
+    if not _triton_installed():
+        return "Triton is not installed; accepted here are sdpa and reference"
+    if not q.is_cuda:
+        if q.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":
+            return f"q is on {q.device}; accepted are CUDA tensors, or CPU tensors with TRITON_INTERPRET=1"
+    elif _capability(q.device.index) < (8, 0):
+        major, minor = _capability(q.device.index)
+        return f"this card has compute capability {major}.{minor}; accepted is 8.0 and up"
+    if q.dtype == torch.float64:
+        return "q: dtype torch.float64; accepted are float16, bfloat16, float32"
+    if q.shape[3] != v.shape[3] or q.shape[3] not in (64, 80, 96, 128):
+        return f"q: head sizes {q.shape[3]} and {v.shape[3]}; accepted are 64, 80, 96, 128, the same for q, k and v"
+    if q.shape[1] // k.shape[1] > 16:
+        return f"q: {q.shape[1] // k.shape[1]} query heads for a key head; accepted are 1 to 16"
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.stride(3) != 1:
+            return f"{name}: last stride {tensor.stride(3)}; accepted is 1, call .contiguous()"
+    return ""

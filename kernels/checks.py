@@ -1,0 +1,186 @@
+"""What a steered attention call accepts. Each message names the argument, what it got and what is accepted."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from .fields import KeyField
+
+LAW_NAMES = ("none", "additive", "conserving", "share", "target")
+IMPLS = ("auto", "reference", "sdpa", "triton")
+MARKED = ("share", "target")  # the laws that aim at a mark, and want weights of at least 0
+MAX_ALPHA = 64.0  # e^64 still leaves fp32 ten decades of room; nobody needs as much
+_ALPHAS = f"finite numbers from {-MAX_ALPHA:g} to {MAX_ALPHA:g}"  # made here: torch.compile's tracing can't
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q [B, Hq, S, D], k [B, Hk, K, D], v [B, Hk, K, Dv]: one float dtype, one device, Hk a divisor of Hq."""
+    if (
+        q.ndim == k.ndim == v.ndim == 4
+        and q.dtype == k.dtype == v.dtype
+        and q.device == k.device == v.device
+        and q.dtype in _FLOATS
+        and 0 not in q.shape
+        and 0 not in k.shape
+        and v.shape[3] > 0
+        and k.shape[:3] == v.shape[:3]
+        and k.shape[0] == q.shape[0]
+        and k.shape[3] == q.shape[3]
+        and q.shape[1] % k.shape[1] == 0
+    ):
+        return
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim != 4:
+            raise ValueError(f"{name}: shape {list(tensor.shape)}; accepted is [batch, heads, length, head size]")
+        if 0 in tensor.shape:
+            raise ValueError(f"{name}: shape {list(tensor.shape)}; accepted are sizes of at least 1")
+        if tensor.dtype != q.dtype or tensor.dtype not in _FLOATS:
+            raise ValueError(
+                f"{name}: dtype {tensor.dtype}; accepted is one float dtype for q, k and v, 16 to 64 bits"
+            )
+        if tensor.device != q.device:
+            raise ValueError(f"{name}: on {tensor.device}; accepted is q's device, {q.device}")
+    batch, q_heads, _, head_size = q.shape
+    if k.shape[0] != batch or k.shape[3] != head_size or q_heads % k.shape[1]:
+        raise ValueError(
+            f"k: shape {list(k.shape)}; accepted for this q is [{batch}, a divisor of {q_heads}, keys, {head_size}]"
+        )
+    raise ValueError(f"v: shape {list(v.shape)}; accepted is k's batch, heads and keys, {list(k.shape[:3])}")
+
+
+def check_law(law: str, mark: object) -> None:
+    """The law's name, and whether it has a mark."""
+    if law not in LAW_NAMES:
+        raise ValueError(f"law: {law!r}; accepted are {', '.join(LAW_NAMES)}")
+    if law not in MARKED:
+        if mark is not None:
+            raise ValueError(f"mark: {mark} with law {law}; accepted is None: only {' and '.join(MARKED)} have one")
+    elif mark is None:
+        raise ValueError(f"mark: None; accepted for law {law} is {mark_range(law)}")
+
+
+def mark_range(law: str) -> str:
+    """What `mark` may be, in words."""
+    if law == "share":
+        return "a number from 0 to 1, the region's share of what a row pays to V"
+    return "a number between 0 and 1, both excluded, the region's share of a row"
+
+
+def check_alpha(alpha: object) -> float:
+    """alpha given as a number, as a float."""
+    return _number("alpha", alpha, -MAX_ALPHA, MAX_ALPHA, _ALPHAS)
+
+
+def check_mark(law: str, mark: object) -> float:
+    """The mark of `law`, given as a number, as a float."""
+    value = _number("mark", mark, 0.0, 1.0, mark_range(law))
+    if law == "target" and not 0.0 < value < 1.0:
+        raise ValueError(f"mark: {mark!r}; accepted for law target is {mark_range(law)}")
+    return value
+
+
+def _number(name: str, value: object, low: float, high: float, accepted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
+        raise ValueError(f"{name}: {value!r}; accepted are {accepted}")
+    number = float(value)
+    if not (math.isfinite(number) and low <= number <= high):
+        raise ValueError(f"{name}: {value!r}; accepted are {accepted}")
+    return number
+
+
+def check_strength(name: str, tensor: Tensor, q: Tensor) -> None:
+    """alpha or mark given as a tensor: one float32 (or float64) number on q's device. Its value is not read here."""
+    if tensor.numel() != 1 or tensor.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{name}: {tensor.dtype} {list(tensor.shape)}; accepted is a number or one float32 number in a tensor"
+        )
+    if tensor.device != q.device:
+        raise ValueError(f"{name}: on {tensor.device}; accepted is q's device, {q.device}")
+
+
+def check_scale(scale: object) -> float:
+    """scale as a float."""
+    if isinstance(scale, bool) or not isinstance(scale, (float, int, Real)) or not 0.0 < scale < math.inf:
+        raise ValueError(f"scale: {scale!r}; accepted is a finite number above 0")
+    return float(scale)
+
+
+def check_field(field: KeyField | None, q: Tensor, length: int | None, keys: int) -> None:
+    """The field against this call: batch, heads, device, and that it ends within the valid length, if known."""
+    if field is None:
+        return
+    if not isinstance(field, KeyField):
+        raise ValueError(f"field: {type(field).__name__}; accepted is a KeyField, as make_key_field gives, or None")
+    weights, visual, seen, gains = field.weights, field.visual, field.seen, field.gains
+    shape = weights.shape
+    if weights.dtype != torch.int8 or weights.ndim not in (1, 2) or (weights.ndim == 2 and shape[0] != q.shape[0]):
+        raise ValueError(
+            f"field: weights {weights.dtype} {list(shape)}; accepted is int8, [n] or [{q.shape[0]}, n] for this batch"
+        )
+    if visual.dtype != torch.bool or visual.shape != shape:
+        raise ValueError(f"field: visual {visual.dtype} {list(visual.shape)}; accepted is bool, {list(shape)}")
+    if seen.dtype != torch.int8 or seen.shape != (*shape, 2):
+        raise ValueError(f"field: seen {seen.dtype} {list(seen.shape)}; accepted is int8, {[*shape, 2]}")
+    if gains is not None and (
+        gains.dtype not in (torch.float32, torch.float8_e4m3fn) or gains.ndim != 1 or gains.shape[0] != q.shape[1]
+    ):
+        raise ValueError(
+            f"field: gains {gains.dtype} {list(gains.shape)}; accepted is float32 or float8_e4m3fn, [{q.shape[1]}], "
+            "one for each query head"
+        )
+    for name, tensor in (("weights", weights), ("visual", visual), ("seen", seen), ("gains", gains)):
+        if tensor is not None and tensor.device != q.device:
+            raise ValueError(f"field: {name} on {tensor.device}; accepted is q's device, {q.device}")
+    if field.start < 0 or field.end > (keys if length is None else length):
+        what = "the number of keys" if length is None else "valid_length"
+        limit = keys if length is None else length
+        raise ValueError(
+            f"field: keys {field.start} to {field.end}; accepted are 0 to {what}, {limit} (KeyField.until cuts one)"
+        )
+
+
+def check_rows(rows: Tensor | None, q: Tensor) -> None:
+    """rows: bool [S] on q's device, or None."""
+    if rows is None:
+        return
+    if not isinstance(rows, Tensor):
+        raise ValueError(f"rows: {type(rows).__name__}; accepted is a bool tensor, [{q.shape[2]}], or None")
+    if rows.dtype != torch.bool or rows.ndim != 1 or rows.shape[0] != q.shape[2]:
+        raise ValueError(f"rows: {rows.dtype} {list(rows.shape)}; accepted is torch.bool, [{q.shape[2]}]")
+    if rows.device != q.device:
+        raise ValueError(f"rows: on {rows.device}; accepted is q's device, {q.device}")
+
+
+def check_length_tensor(length: Tensor, q: Tensor) -> None:
+    """valid_length given as a tensor: one whole number, for the whole batch."""
+    if length.dtype not in (torch.int32, torch.int64) or length.numel() != 1:
+        raise ValueError(
+            f"valid_length: {length.dtype} {list(length.shape)}; accepted is one int32 or int64 number: "
+            "all of a batch have the same length (unpadded)"
+        )
+    if length.device != q.device:
+        raise ValueError(f"valid_length: on {length.device}; accepted is q's device, {q.device}")
+
+
+def check_length(length: int, rows: int, keys: int) -> None:
+    """valid_length against the number of keys and rows."""
+    if not rows <= length <= keys:
+        raise ValueError(f"valid_length: {length}; accepted are {rows} (the rows) to {keys}, the number of keys")
+
+
+def check_first(first: int, rows: int, length: int) -> None:
+    """q_start against valid_length."""
+    if not 0 <= first <= length - rows:
+        raise ValueError(f"q_start: {first}; accepted are 0 to valid_length - S, {length - rows}")
+
+
+def whole(name: str, value: object) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, Integral)):
+        raise ValueError(f"{name}: {value!r}; accepted is a whole number")
+    return int(value)

@@ -1,0 +1,240 @@
+"""Prefill in Triton: causal attention of many rows, FlashAttention-2 style, in which text rows are steered.
+
+A program takes BLOCK_M rows of one query head. Rows that no law holds for (those of V, those before the first
+frame, those gated off) take their keys in order, at the cost and to the bits of law none. So does additive: its
+tilt is one fused multiply-add, on tiles that hold V, in blocks that hold a row to steer. The other laws need sums
+over all of V before V can join the rest, so the rows that they hold for take V first; then the law is what its
+groups weigh, and the text joins. That way conserving needs one accumulator and share and target two, and nothing
+is computed twice. A block that holds rows of both kinds does both: blocks begin anew behind the last span, so
+that only a row gate, or text between two frames, makes such blocks.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .fields import KeyField
+from .prefill_passes import in_order, load_field, load_rows, visual_first
+from .tilt import ADDITIVE, CONSERVING, GAIN_KINDS, LAW_CODES, LOG2E, NONE, WEIGHT_ONE, head_gain, moves, row_gain
+
+WIDEST = tl.constexpr(64.0)  # how far apart tilts may lie for one maximum to hold them all in float32
+
+
+class Config(NamedTuple):
+    """How the kernel is cut: rows of a program; keys of a tile, in order and V first; warps of a program; tiles of
+    K and V in flight."""
+
+    block_m: int
+    block_n: int
+    block_v: int
+    num_warps: int
+    num_stages: int
+
+
+def config(head_size: int, law: str, arch: int, *, item_bytes: int = 2) -> Config:
+    """The configuration for a head size, a law and a card (arch 90 is sm_90). The law changes only how rows that it
+    holds for are cut: a row that is not steered is the same, to the bit, under every law.
+
+    item_bytes: of q, k and v; 4 is there for checking, not for speed.
+    """
+    if item_bytes == 4:
+        return Config(32, 32, 32, 4, 1)
+    large = arch in (80, 90, 100, 103)  # 164 KB of shared memory and more; sm_120 has 99
+    block_n = 64 if large or head_size > 64 else 32
+    two_groups = law in ("share", "target") and head_size > 64  # of 64 registers each
+    return Config(128, block_n, 16 if two_groups and not large else 32, 8, 3 if large else 2)
+
+
+@triton.jit(
+    do_not_specialize=["rows_total", "rows_first", "length", "q_start", "start", "n", "field_blocks"]
+)
+def _prefill_kernel(
+    q, k, v, out, focus, weights, visual, seen, gains, alpha, mark, gate,
+    q_batch, q_head, q_row, k_batch, k_head, k_key, v_batch, v_head, v_key,
+    q_heads, group, rows_total, rows_first, field_blocks, length, q_start, start, n, scale, tilt_unit,
+    LAW: tl.constexpr, FOCUS: tl.constexpr, MIXED: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr, GAIN_KIND: tl.constexpr,
+    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """Grid [B · Hq, blocks of rows]. Blocks cut rows [0, rows_first) and then [rows_first, rows_total); the last,
+    which see the most keys, go first."""
+    head = tl.program_id(0) % q_heads
+    batch = tl.program_id(0) // q_heads
+    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    row = block * BLOCK_M
+    stop = rows_first
+    if block >= field_blocks:
+        row = rows_first + (block - field_blocks) * BLOCK_M
+        stop = rows_total
+    count = tl.minimum(stop - row, BLOCK_M)
+    first = q_start + row
+    last = first + count - 1
+    at_m, at_n, columns = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    here = at_m < count
+    position = first + tl.minimum(at_m, count - 1)
+    tiles = (last.to(tl.uint32) // BLOCK_N).to(tl.int32) + 1
+    scale2 = scale * LOG2E
+
+    q += batch.to(tl.int64) * q_batch + head.to(tl.int64) * q_head
+    k += batch.to(tl.int64) * k_batch + (head // group).to(tl.int64) * k_head
+    v += batch.to(tl.int64) * v_batch + (head // group).to(tl.int64) * v_head
+    if BATCHED:
+        weights += batch * n
+        visual += batch * n
+        seen += batch * n * 2
+    out_rows = (batch * q_heads + head).to(tl.int64) * rows_total + row
+    out += out_rows * HEAD
+    focus += out_rows * 2
+    q_tile = load_rows(q, row, at_m, columns, q_row, stop, HEAD, BLOCK_D)
+
+    # Which of the rows the law holds for. (Under additive that may be more: a tilt by weights of 0 changes nothing.)
+    active = here & (last < 0)
+    steered, gain, rho = 0, 0.0, 0.0
+    if LAW != NONE:
+        rho = tl.load(mark)
+        on = head_gain(gains, head, head >= 0, GAIN_KIND)
+        gain = row_gain(tl.load(alpha), on, tilt_unit)
+        if (LAW == ADDITIVE) | (LAW == CONSERVING):
+            on = gain
+        if MIXED:
+            active = here & (load_field(visual, first, at_m, start, n) == 0)
+            if LAW != ADDITIVE:
+                index = tl.minimum(position - start, n - 1)
+                low = tl.load(seen + index * 2, mask=here & (index >= 0), other=0)
+                high = tl.load(seen + index * 2 + 1, mask=here & (index >= 0), other=0)
+                active = active & moves(low, high, LAW) & (index >= 0)
+            if GATED:
+                active = active & (tl.load(gate + row + at_m, mask=here, other=0) != 0)
+            steered = tl.where(on == 0.0, 0, tl.sum(active.to(tl.int32), 0))
+            gain_rows = tl.where(active, gain, 0.0)
+        else:  # a block of rows lies before the one span's end, or behind it
+            steered = tl.where((first >= start + n) & (on != 0.0), count, 0)
+            if LAW != ADDITIVE:
+                low, high = tl.load(seen + n * 2 - 2), tl.load(seen + n * 2 - 1)
+                steered = tl.where(moves(low, high, LAW), steered, 0)
+            gain_rows = tl.zeros([BLOCK_M], tl.float32) + gain
+            active = here
+        active = active & (at_m < tl.where(steered > 0, BLOCK_M, 0))
+    else:
+        gain_rows = tl.zeros([BLOCK_M], tl.float32)
+
+    if (LAW == NONE) | (LAW == ADDITIVE):
+        o, before, after = in_order(
+            q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
+            gain_rows, steered > 0, scale2, LAW, FOCUS, HEAD, BLOCK_N,
+        )  # fmt: skip
+        _store(out, focus, o, before, after, at_m, columns, here, FOCUS, HEAD, BLOCK_D)
+    else:
+        if steered < count:
+            o, before, after = in_order(
+                q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
+                gain_rows, steered > 0, scale2, NONE, FOCUS, HEAD, BLOCK_N,
+            )  # fmt: skip
+            _store(out, focus, o, before, after, at_m, columns, here & ~active, FOCUS, HEAD, BLOCK_D)
+        if steered > 0:
+            wide = tl.abs(gain) * scale * 254.0 > WIDEST
+            o, before, after = visual_first(
+                q_tile, k, v, weights, visual, tl.arange(0, BLOCK_V), columns, position, first,
+                (last.to(tl.uint32) // BLOCK_V).to(tl.int32) + 1, k_key, v_key, length, start, n,
+                gain, wide, rho, scale2, LAW, FOCUS, MIXED, HEAD, BLOCK_V,
+            )  # fmt: skip
+            _store(out, focus, o, before, after, at_m, columns, active, FOCUS, HEAD, BLOCK_D)
+
+
+@triton.jit
+def _store(
+    out, focus, o, before, after, at, columns, rows, FOCUS: tl.constexpr, HEAD: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Write the finished rows of a block."""
+    here = rows[:, None]
+    if BLOCK_D > HEAD:
+        here = here & (columns < HEAD)[None, :]
+    tl.store(out + at[:, None] * HEAD + columns[None, :], o.to(out.dtype.element_ty), mask=here)
+    if FOCUS:
+        tl.store(focus + at * 2, before, mask=rows)
+        tl.store(focus + at * 2 + 1, after, mask=rows)
+
+
+@cache
+def _arch(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+def prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    field: KeyField | None,
+    law: str,
+    alpha: Tensor,
+    mark: Tensor,
+    *,
+    rows: Tensor | None,
+    scale: float,
+    q_start: int,
+    length: int,
+    focus: bool,
+    arch: int | None = None,
+    cut: Config | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Steered causal attention of rows [q_start, q_start + S), each of which sees the keys up to its own position.
+
+    Called by api.py, which has checked the arguments.
+
+    Args:
+        q: [B, Hq, S, D], any strides; D one of 64, 80, 96, 128. k, v: [B, Hk, K, D] with a last stride of 1.
+        field: the weights by key position, or None. law: a name of LAW_CODES.
+        alpha, mark: float32 [1] on the device.
+        rows: bool [S], which rows the law may hold for, or None for all.
+        scale: of the scores, above 0.
+        length: how many keys are real; at least q_start + S. What lies beyond is not read.
+        focus: whether to give the focus.
+        arch: the card to choose the configuration for; None is q's own. cut: a configuration in its place.
+
+    Returns:
+        out [B, Hq, S, D] of q's dtype, contiguous; focus float32 [B, Hq, S, 2] (before, after), or None.
+    """
+    if not scale > 0:
+        raise ValueError(f"scale: {scale}; accepted by the Triton kernels is a number above 0")
+    batch, q_heads, n_rows, head_size = q.shape
+    if arch is None:
+        arch = _arch(q.get_device()) if q.is_cuda else 90
+    block_m, block_n, block_v, warps, stages = cut or config(head_size, law, arch, item_bytes=q.element_size())
+    if q.stride(3) != 1:
+        q = q.contiguous()
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    masses = torch.zeros(batch, q_heads, n_rows, 2, dtype=torch.float32, device=q.device) if focus else None
+    start, n, batched, mixed, gain_kind = 0, 0, False, rows is not None, "one"
+    weights = visual = seen = gains = q  # not read where there is no field, or no table
+    rows_first = n_rows
+    if field is None:
+        law, focus = "none", False
+    else:
+        weights, visual, seen = field.weights, field.visual.view(torch.int8), field.seen
+        start, n = field.start, weights.shape[-1]
+        batched, mixed = weights.ndim == 2, mixed or getattr(field, "gaps", True)
+        if field.gains is not None:
+            gain_kind = "fp8" if field.gains.dtype == torch.float8_e4m3fn else "fp32"
+            gains = field.gains.view(torch.uint8) if gain_kind == "fp8" else field.gains
+        rows_first = min(max(field.end - q_start, 0), n_rows)
+    field_blocks = triton.cdiv(rows_first, block_m)
+    blocks = field_blocks + triton.cdiv(n_rows - rows_first, block_m)
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        _prefill_kernel[(batch * q_heads, blocks)](
+            q, k, v, out, out if masses is None else masses, weights, visual, seen, gains, alpha, mark,
+            q if rows is None else rows.view(torch.int8),
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+            q_heads, q_heads // k.shape[1], n_rows, rows_first, field_blocks, length, q_start, start, n, scale, 1.0 / (127.0 * scale),
+            LAW=LAW_CODES[law], FOCUS=focus, MIXED=mixed, GATED=rows is not None, BATCHED=batched, GAIN_KIND=GAIN_KINDS[gain_kind],
+            HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size), BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_V=block_v,
+            num_warps=warps, num_stages=stages, enable_fp_fusion=False,
+        )  # fmt: skip
+    return out, masses

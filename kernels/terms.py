@@ -1,0 +1,176 @@
+"""What the rows of a call need of a field, worked out once for each version of it (kernels/sdpa.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .checks import MARKED
+from .reference import WEIGHT_ONE
+
+_NEVER = float("-inf")
+_SPARE_KEYS = 1024  # a padded row is made this much longer than asked, so that decoding seldom has to remake it
+
+
+@dataclass(eq=False)
+class Terms:
+    """One version of the field over the spans that come before the rows, for one layer's heads and one law.
+
+    start, end: the key positions that these spans cover, n = end − start of them, text between frames (gaps)
+        included.
+    bias: the tilt g·w [1, 1, n], or [Hk, G, n] where heads differ; 0 in gaps and for heads that are off.
+    visual, region: bool [n], V and R. region_keys: the positions of R.
+    gapless: whether all n are in V. tilted: whether any bias is not 0.
+    on: bool [Hk, G, 1], the heads that the law holds for; None if it is all.
+    columns: 1.0 where a key is in R, in a region to be measured [n, 1 + regions].
+    heads: 1.0 for query heads whose focus counts [Hq], heads_on of them.
+    """
+
+    law: str
+    mark: float
+    start: int
+    end: int
+    bias: Tensor
+    visual: Tensor
+    region: Tensor
+    region_keys: Tensor
+    gapless: bool
+    tilted: bool
+    on: Tensor | None
+    columns: Tensor
+    heads: Tensor
+    heads_on: int
+    _padded: dict[str, Tensor] = field(default_factory=dict)
+
+    def padded(self, name: str, keys: int) -> Tensor:
+        """By key position over the first `keys` positions, whatever the spans cover of them:
+
+        "bias": the tilt, 0 off V [1, 1 | Hk, 1 | G, keys].
+        "rest": the tilt, but −inf on R: what target leaves to the other keys. 0 everywhere for heads that are off.
+        "exp": e^tilt, scaled so that R's largest is 1 and that of the other keys too; same shape.
+        "sides": 1.0 for R, 1.0 for every other key [2, keys].
+        """
+        row = self._padded.get(name)
+        if row is None or row.shape[-1] < keys:
+            row = self._padded[name] = self._pad(name, keys + _SPARE_KEYS)
+        return row[..., :keys]
+
+    def _pad(self, name: str, keys: int) -> Tensor:
+        v = slice(self.start, self.end)
+        if name == "sides":
+            sides = self.bias.new_zeros(2, keys)
+            sides[0, v] = self.region.to(sides.dtype)
+            sides[1] = 1.0 - sides[0]
+            return sides
+        row = self.bias.new_zeros(1, *self.bias.shape[:-1], keys)
+        row[..., v] = self.bias
+        if name == "bias":
+            return row
+        region = torch.zeros(keys, dtype=torch.bool, device=row.device)
+        region[v] = self.region
+        if name == "rest":
+            barred = row.masked_fill(region, _NEVER)
+            return barred if self.on is None else torch.where(self.on, barred, 0.0)
+        for side in (region, ~region):
+            most = row.masked_fill(~side, _NEVER).amax(-1, keepdim=True)
+            row = torch.where(side, row - most, row)
+        return row.exp()
+
+    @cached_property
+    def span(self) -> slice:
+        """The spans' key positions."""
+        return slice(self.start, self.end)
+
+    @cached_property
+    def exp_v(self) -> Tensor:
+        """e^tilt over the spans, scaled so that V's largest is 1; 1 in gaps. [1 | Hq, n]."""
+        most = self.bias.masked_fill(~self.visual, _NEVER).amax(-1, keepdim=True)
+        return torch.where(self.visual, self.bias - most, 0.0).exp().flatten(0, 1)
+
+    @cached_property
+    def on_heads(self) -> Tensor | None:
+        """`on` as [Hq, 1]."""
+        return None if self.on is None else self.on.view(-1, 1)
+
+    @cached_property
+    def sides_v(self) -> Tensor:
+        """1.0 for R, 1.0 for V∖R [2, n]."""
+        return torch.stack([self.region, self.visual & ~self.region]).to(self.bias.dtype)
+
+    @cached_property
+    def gaps(self) -> Tensor | None:
+        """1.0 in gaps [n]; None where there are none."""
+        return None if self.gapless else (~self.visual).to(self.bias.dtype)
+
+    @cached_property
+    def visual_v(self) -> Tensor:
+        """1.0 for V, 0.0 in gaps [n, 1]."""
+        return self.visual.to(self.bias.dtype)[:, None]
+
+    @cached_property
+    def share_columns(self) -> Tensor:
+        """What tells share its factors: ρ on V, 1 − ρ on V, R, V∖R [n, 4]."""
+        return torch.cat([self.visual_v * self.marks, self.sides_v.t()], dim=1)
+
+    @cached_property
+    def marks(self) -> Tensor:
+        """The mark and 1 − it: [2]."""
+        return self.bias.new_tensor([self.mark, 1.0 - self.mark])
+
+    @cached_property
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """Share only raises R and only lowers V∖R: the least and the most that it multiplies them by, [2] each."""
+        return self.bias.new_tensor([1.0, 0.0]), self.bias.new_tensor([float("inf"), 1.0])
+
+
+def make_terms(
+    weights: Tensor,
+    visual: Tensor,
+    start: int,
+    gains: Tensor,
+    heads: Tensor,
+    key_heads: int,
+    *,
+    law: str,
+    mark: float | None,
+    gapless: bool,
+    regions: Tensor | None,
+    dtype: torch.dtype,
+    on: Tensor | None = None,
+) -> Terms:
+    """weights int8 [n], visual bool [n] and regions bool [n, r] or None, at key positions from `start`, on the
+    model's device; gains (α · gain), heads (whose focus counts) float32 [Hq] and `on` (which heads the law holds
+    for; None: share and target for `heads`, the others where the gain is not 0) bool [Hq], on the CPU; dtype that
+    of the bias."""
+    device = weights.device
+    if on is None:
+        on = heads != 0 if law in MARKED else gains != 0
+    gains = torch.where(on, gains, 0.0)
+    w = weights.to(dtype) / WEIGHT_ONE
+    if bool((gains == gains[0]).all()):
+        bias = (float(gains[0]) * w).view(1, 1, -1)
+    else:
+        bias = gains.to(device, dtype).view(key_heads, -1, 1) * w
+    region = (weights > 0) & visual
+    columns = region[:, None]
+    if regions is not None:
+        columns = torch.cat([columns, regions], dim=1)
+    return Terms(
+        law=law,
+        mark=0.0 if mark is None else mark,
+        start=start,
+        end=start + weights.shape[0],
+        bias=bias,
+        visual=visual,
+        region=region,
+        region_keys=region.nonzero().squeeze(1) + start,
+        gapless=gapless,
+        tilted=bool((gains != 0).any()),
+        on=None if bool(on.all()) else on.to(device).view(key_heads, -1, 1),
+        columns=columns.to(dtype),
+        heads=heads.to(device),
+        heads_on=int((heads != 0).sum()),
+    )

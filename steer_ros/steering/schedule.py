@@ -1,0 +1,100 @@
+"""Schedules: how much of the strength each token of an answer gets, and when the model is left alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from numbers import Real
+
+PHASES = ("prompt", "think", "act")
+_ACCEPTED = (
+    '"constant", or parts joined by ";": prompt=, think=, act=, floor= (0 to 1), half_life= (tokens, above 0), '
+    "sure= (a probability above 0, at most 1)"
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The part of the law's strength that is in force, by phase and by token.
+
+    prompt, think, act: factors, 0 to 1, of the context's rows, of the thought's and of the action's; 0 is plain
+    attention. half_life: tokens of the answer after which half of what lies above `floor` (0 to 1) is left; None is
+    no decay. sure: a token whose plain next-token distribution has a likeliest token of at least this probability
+    is left alone: the look is not bent any more once the answer is decided. None always steers.
+
+    A factor multiplies α, and ρ or ψ of the laws that have them. target's ψ times a small factor may ask for less
+    than the region has anyway: give it a floor. Raises ValueError naming the part, its value and what is accepted.
+    """
+
+    prompt: float = 1.0
+    think: float = 1.0
+    act: float = 1.0
+    half_life: float | None = None
+    floor: float = 0.0
+    sure: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high, optional in (
+            ("prompt", 0.0, 1.0, False),
+            ("think", 0.0, 1.0, False),
+            ("act", 0.0, 1.0, False),
+            ("half_life", 0.0, math.inf, True),
+            ("floor", 0.0, 1.0, False),
+            ("sure", 0.0, 1.0, True),
+        ):
+            value = getattr(self, name)
+            if optional and value is None:
+                continue
+            number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not low <= value <= high or (optional and value == low):
+                above = "above 0" if optional else "from 0"
+                limit = "" if high == math.inf else f", at most {high:g}"
+                raise ValueError(f"schedule {name}: {value!r}; accepted are finite numbers {above}{limit}")
+            object.__setattr__(self, name, float(value))
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Read "constant" or, say, "think=1;act=0;half_life=20;floor=0.2;sure=0.9"; parts left out keep their
+        defaults. Raises ValueError naming the part."""
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"schedule: {text!r}; accepted is {_ACCEPTED}")
+        known = {field.name for field in fields(cls)}
+        settings: dict[str, float] = {}
+        for part in filter(None, (piece.strip() for piece in text.split(";"))):
+            if part == "constant":
+                continue
+            key, equals, value = (side.strip() for side in part.partition("="))
+            if not equals or key not in known or key in settings:
+                raise ValueError(f"schedule: {text!r} at {part!r}; accepted is {_ACCEPTED}")
+            try:
+                settings[key] = float(value)
+            except ValueError:
+                raise ValueError(f"schedule: {text!r} at {part!r}; accepted is {_ACCEPTED}") from None
+        return cls(**settings)
+
+    def factor(self, phase: str, n: int) -> float:
+        """The part of the strength, 0 to 1, for the row after which token n of the answer comes.
+
+        Args:
+            phase: "prompt" (the context's rows), "think" or "act".
+            n: tokens since the answer began; 0 is the first one, which the prompt's last row gives.
+        """
+        if phase not in PHASES:
+            raise ValueError(f"phase: {phase!r}; accepted are {', '.join(PHASES)}")
+        decay = 1.0 if self.half_life is None else self.floor + (1 - self.floor) * 0.5 ** (n / self.half_life)
+        return getattr(self, phase) * decay
+
+    def __str__(self) -> str:
+        parts = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return ";".join(part.removesuffix(".0") for part in parts) or "constant"
+
+
+def as_schedule(schedule: Schedule | str | None) -> Schedule:
+    """A schedule, its text, or None for the constant one."""
+    if schedule is None:
+        return Schedule()
+    return schedule if isinstance(schedule, Schedule) else Schedule.parse(schedule)

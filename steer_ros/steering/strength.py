@@ -1,0 +1,109 @@
+"""Adaptive strength: a small network sets each head's alpha from what the head does with the region anyway.
+
+Features of a head, measured in the last row of the context, before the law: the log-odds of the region's share of the
+row, the log-odds of the visual share, the region's part of V, and the layer's depth (0 first, 1 last). About 1,300
+parameters, the same for all layers and heads. What it gives holds for the rest of the turn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from steer_ros.kernels import steered_attention_reference
+
+FILE = "strength.safetensors"
+FEATURES = 4
+HIDDEN = 32
+MOST = 16.0  # the largest alpha that it can give
+_LEAST_SHARE = 1e-4
+
+
+class StrengthNet(nn.Module):
+    """Features ``[..., 4]`` to alpha ``[...]``, 0 to `MOST`. Fresh from the box it gives about 2 everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(FEATURES, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1)
+        )
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.constant_(self.layers[-1].bias, -1.95)  # sigmoid(−1.95) · 16 = 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        return MOST * self.layers(features).squeeze(-1).sigmoid()
+
+
+@torch.no_grad()
+def head_features(
+    q: Tensor, k: Tensor, weights: Tensor, visual: Tensor, start: int, scale: float, depth: float
+) -> Tensor:
+    """What `StrengthNet` reads of one attention call: float32 ``[Hq, 4]``.
+
+    Args:
+        q: ``[1, Hq, 1, D]``, the row. k: ``[1, Hk, K, D]``, the keys that it sees.
+        weights: int8 ``[n]``, visual: bool ``[n]``, from key position `start`; n is at most K − start.
+        depth: of the layer, 0 to 1.
+    """
+    k = k.float().repeat_interleave(q.shape[1] // k.shape[1], 1)
+    row = (q.float() @ k.transpose(2, 3) * scale).softmax(-1)[0, :, 0, start : start + len(visual)]  # [Hq, n]
+    region = visual & (weights > 0)
+    shares = torch.stack([row[:, region].sum(-1), row[:, visual].sum(-1)], -1).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
+    size = region.sum() / visual.sum().clamp(min=1)
+    rest = torch.stack([size, size.new_tensor(depth)]).expand(len(shares), 2)
+    return torch.cat([shares.logit(), rest], -1)
+
+
+def learnable_attention(
+    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, start: int, alpha: Tensor, scale: float
+) -> Tensor:
+    """Causal attention from position 0 whose rows behind the span are steered (conserving), differentiable in alpha.
+
+    Args:
+        q: ``[1, Hq, S, D]``, k, v: ``[1, Hk, S, D]``. weights: int8 ``[n]`` of the span that begins at `start`.
+        alpha: ``[Hq]``.
+    Returns:
+        ``[1, S, Hq, D]``, as Transformers' attention functions give it.
+    """
+    keys, end = k.shape[2], start + len(weights)
+    dense = torch.zeros(keys, dtype=torch.int8, device=k.device)
+    dense[start:end] = weights
+    position = torch.arange(keys, device=k.device)
+    out = steered_attention_reference(
+        q,
+        k,
+        v,
+        dense,
+        (position >= start) & (position < end),
+        law="conserving",
+        gain=alpha,
+        rows=position >= end,
+        scale=scale,
+        q_start=0,
+    ).out
+    return out.transpose(1, 2)
+
+
+def save_strength(folder: str | Path, net: StrengthNet) -> None:
+    """Write the network's weights into a model's folder."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, Path(folder) / FILE)
+
+
+def load_strength(folder: str | Path) -> StrengthNet:
+    """The network in a model's folder.
+
+    Raises:
+        ValueError: it is missing, broken, or of another shape.
+    """
+    from safetensors.torch import load_file
+
+    net = StrengthNet()
+    try:
+        net.load_state_dict(load_file(Path(folder) / FILE))
+    except Exception as error:  # a missing file, a broken one, other names or shapes
+        raise ValueError(f"{Path(folder) / FILE}: {' '.join(str(error).split())}") from error
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,140 @@
+"""steering.json: the law, strength, gate and schedule that were found best for a model, kept in its folder.
+
+``steer-ros tune`` writes the file and ``Reasoner.from_pretrained`` reads it: what it says is the model's default.
+
+::
+
+    {"version": 1, "model": "sha256:…", "law": "conserving", "alpha": 6.0, "mark": null,
+     "gate": "pairs=2.0,3.1", "schedule": "sure=0.9", "adaptive": false, "found": {"heads": "…", "alpha": "…"}}
+
+``model`` is the fingerprint of the folder's weights: a file that was found for other weights is refused, since heads
+and strengths of one model mean nothing to another. ``adaptive``: the law's alpha is multiplied, head by head, by what
+the network in strength.safetensors beside it says (`steer_ros.steering.strength`). ``found`` is for people: the
+commands and what they measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .gate import Gate
+from .laws import Law, make_law
+from .schedule import Schedule
+from .strength import StrengthNet, load_strength
+
+FILE = "steering.json"
+VERSION = 1
+_PIECE = 1 << 20  # bytes read at each end of a weights file: a 15 GB model must not cost a minute
+
+
+class TunedError(ValueError):
+    """A steering.json that can't be used; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a model's steering.json says. ``strength``: a network for each head's alpha, or None. ``found``: how it was
+    found, by the part that was tuned."""
+
+    law: Law
+    gate: Gate = field(default_factory=Gate)
+    schedule: Schedule = field(default_factory=Schedule)
+    strength: StrengthNet | None = None
+    found: Mapping[str, object] = field(default_factory=dict)
+
+    def law_as(
+        self, law: str | Law | None, alpha: float | None = None, mark: float | None = None
+    ) -> tuple[Law, StrengthNet | None]:
+        """The law that is meant, and the network that goes with it: the model's own where nothing is said.
+
+        Raises:
+            ValueError: naming the argument, its value and what is accepted.
+        """
+        if law is None and alpha is None and mark is None:
+            return self.law, self.strength
+        if isinstance(law, Law):
+            return law, None
+        name = self.law.name if law is None else law
+        given = {} if alpha is None else {"alpha": alpha}
+        return make_law(name, mark=mark, **given), None
+
+
+def fingerprint(folder: str | Path) -> str:
+    """What tells a model's weights from others': a hash over the sizes, beginnings and ends of its safetensors files.
+
+    Raises:
+        TunedError: the folder holds no weights.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise TunedError(f"{folder}: no model*.safetensors there")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as data:
+            digest.update(data.read(_PIECE))
+            data.seek(max(0, size - _PIECE))
+            digest.update(data.read(_PIECE))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def load_tuned(folder: str | Path, weights: str | Path | None = None) -> Tuned | None:
+    """What the folder's steering.json says; None if it has none.
+
+    Args:
+        weights: the model's folder, where that is another one.
+    Raises:
+        TunedError: it can't be read, holds something that is not accepted, or was found for other weights.
+    """
+    file = Path(folder) / FILE
+    if not file.is_file():
+        return None
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TunedError(f"{file}: not JSON: {error}") from error
+    if not isinstance(said, dict) or said.get("version") != VERSION:
+        raise TunedError(f"{file}: accepted is a JSON object of version {VERSION}")
+    own = fingerprint(weights or folder)
+    if said.get("model") != own:
+        raise TunedError(f"{file}: found for another model ({said.get('model')!r}); this one is {own!r}: tune it anew")
+    try:
+        return Tuned(
+            Law(said["law"], said.get("alpha", 0.0), said.get("mark")),
+            Gate.parse(said.get("gate", "all")),
+            Schedule.parse(said.get("schedule", "constant")),
+            load_strength(folder) if said.get("adaptive") else None,
+            said.get("found", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TunedError(f"{file}: {error}") from error
+
+
+def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = None) -> Path:
+    """Write the folder's steering.json; returns its path.
+
+    Args:
+        weights: the model's folder, where that is another one.
+    Raises:
+        TunedError: the model's folder holds no weights.
+    """
+    file = Path(folder) / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    said = {
+        "version": VERSION,
+        "model": fingerprint(weights or folder),
+        "law": tuned.law.name,
+        "alpha": tuned.law.alpha,
+        "mark": tuned.law.mark,
+        "gate": str(tuned.gate),
+        "schedule": str(tuned.schedule),
+        "adaptive": tuned.strength is not None,
+        "found": dict(tuned.found),
+    }
+    file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    return file

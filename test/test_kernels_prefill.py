@@ -1,0 +1,277 @@
+"""The prefill kernel against the reference in float64: in Triton's interpreter without a GPU, on the card with one."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from steer_ros.kernels import KeyField, make_key_field, steered_attention, steered_attention_reference
+
+pytest.importorskip("triton")
+prefill_module = pytest.importorskip("steer_ros.kernels.prefill")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEERING = ("additive", "conserving", "share", "target")
+MARKED = ("share", "target")
+SMALL = prefill_module.Config(block_m=32, block_n=32, block_v=16, num_warps=4, num_stages=1)
+
+
+@dataclass
+class Call:
+    """One call of the kernel, drawn from a seed. Keys from `length` on are NaN."""
+
+    law: str
+    seed: int = 0
+    rows: int = 37
+    q_start: int = 30
+    spans: tuple[tuple[int, int], ...] = ((5, 20), (30, 17))
+    alpha: float = 2.0
+    mark: float = 0.6
+    groups: int = 2
+    key_heads: int = 1
+    batch: int = 1
+    head_size: int = 64
+    dtype: torch.dtype = torch.float32
+    weights: str = "graded"  # or "zero", "one", "full", "negative"
+    gate: bool = False
+    gains: tuple[float, ...] | None = None
+    fp8: bool = False
+    focus: bool = True
+    cut: object = field(default=SMALL)
+
+    def __post_init__(self):
+        random = torch.Generator().manual_seed(self.seed)
+        self.length = self.q_start + self.rows
+        heads, cache = self.groups * self.key_heads, self.length + 3
+        self.q = torch.randn(self.batch, self.rows, heads, self.head_size, generator=random).transpose(1, 2)
+        self.k = torch.randn(self.batch, self.key_heads, cache, self.head_size, generator=random)
+        self.v = torch.randn(self.batch, self.key_heads, cache, self.head_size, generator=random)
+        self.k[:, :, self.length :] = float("nan")
+        self.v[:, :, self.length :] = float("nan")
+        self.q, self.k, self.v = (t.to(DEVICE, self.dtype) for t in (self.q, self.k, self.v))
+        shape = (self.length,) if self.batch == 1 else (self.batch, self.length)
+        self.visual = torch.zeros(shape, dtype=torch.bool)
+        for start, count in self.spans:
+            self.visual[..., start : start + count] = True
+        w = torch.randint(1, 128, shape, generator=random)
+        low = 0 if self.law in MARKED else -1
+        if self.weights == "graded":
+            w = w * torch.randint(low, 2, shape, generator=random)
+        elif self.weights == "one":
+            w = w * 0
+            w[..., self.spans[0][0]] = 127
+        else:
+            w = {"zero": w * 0, "full": w, "negative": -w}[self.weights]
+        self.w = torch.where(self.visual, w, 0).to(torch.int8)
+        self.row_gate = torch.rand(self.rows, generator=random) > 0.4 if self.gate else None
+
+    @property
+    def field(self) -> KeyField:
+        gains = None if self.gains is None else torch.tensor(self.gains)
+        if self.fp8:
+            gains = gains.to(torch.float8_e4m3fn)
+        return make_key_field(self.w, self.spans, gains=gains, device=DEVICE)
+
+    def run(self, **changes):
+        arguments = dict(field=self.field, law=self.law, alpha=self.alpha, focus=self.focus, k=self.k, v=self.v)
+        arguments.update(changes)
+        gate = None if self.row_gate is None or arguments["field"] is None else self.row_gate.to(DEVICE)
+        return prefill_module.prefill(
+            self.q, arguments["k"], arguments["v"], arguments["field"], arguments["law"],
+            torch.tensor([arguments["alpha"]], device=DEVICE), torch.tensor([self.mark], device=DEVICE), rows=gate,
+            scale=self.head_size**-0.5, q_start=self.q_start, length=self.length, focus=arguments["focus"],
+            cut=self.cut,
+        )  # fmt: skip
+
+    def reference(self, dtype: torch.dtype, compute_dtype: torch.dtype, v: torch.Tensor | None = None):
+        steered = ~self.visual[..., self.q_start :]
+        if self.row_gate is not None:
+            steered = steered & self.row_gate
+        gain, heads = self.alpha, None
+        if self.gains is not None:
+            table = self.field.gains.to("cpu", torch.float64)
+            gain, heads = self.alpha * table, table != 0
+        q, k, v = (t.to("cpu", dtype)[:, :, : self.length] for t in (self.q, self.k, self.v if v is None else v))
+        return steered_attention_reference(
+            q, k, v, self.w, self.visual, law=self.law, gain=gain, heads=heads, rows=steered,
+            mark=self.mark if self.law in MARKED else None, q_start=self.q_start, compute_dtype=compute_dtype,
+        )  # fmt: skip
+
+    def check(self):
+        """Twice plain PyTorch's error in the same dtype, and the focus to 1e-5 (scores of half inputs are exact)."""
+        out, focus = self.run()
+        exact = self.reference(torch.float64, torch.float64)
+        plain = self.reference(self.dtype, self.dtype).out.double()
+        assert bool(torch.isfinite(plain).all()) and bool(torch.isfinite(out).all())
+        spare = torch.finfo(self.dtype).eps * float(self.v[:, :, : self.length].abs().max())
+        error = float((out.cpu().double() - exact.out).abs().max())
+        assert error <= 2 * float((plain - exact.out).abs().max()) + spare
+        if self.focus:
+            masses = torch.stack([exact.focus_before, exact.focus_after], dim=-1)
+            torch.testing.assert_close(focus.cpu().double(), masses, rtol=0, atol=1e-5)
+        return out, focus
+
+
+@st.composite
+def calls(draw):
+    """Odd lengths, one to eight heads for a key head, one to three spans with gaps, chunks of a prompt, gates."""
+    law = draw(st.sampled_from(STEERING))
+    spans, end = [], draw(st.sampled_from([0, 1, 7, 31]))
+    for _ in range(draw(st.integers(1, 3))):
+        count = draw(st.sampled_from([1, 5, 18, 33]))
+        spans.append((end, count))
+        end += count + draw(st.sampled_from([0, 1, 9]))
+    end = spans[-1][0] + spans[-1][1]
+    length = end + draw(st.sampled_from([0, 1, 3, 20]))
+    rows = min(length, draw(st.sampled_from([2, 3, 19, 35])))
+    groups = draw(st.integers(1, 8)) if rows < 4 else draw(st.integers(1, 2))
+    gains = draw(st.sampled_from([None, (1.0, 0.0), (0.0, 2.0), (0.5, -1.0)]))
+    return Call(
+        law,
+        seed=draw(st.integers(0, 1 << 30)),
+        rows=rows,
+        q_start=length - rows,
+        spans=tuple(spans),
+        alpha=draw(st.sampled_from([-3.0, 0.0, 0.7, 2.0, 8.0])),
+        mark=draw(st.sampled_from([0.05, 0.5, 0.9])),
+        groups=groups,
+        dtype=draw(st.sampled_from([torch.float32, torch.float16])),
+        weights=draw(st.sampled_from(["graded", "graded", "zero", "one", "full"]))
+        if law in MARKED
+        else draw(st.sampled_from(["graded", "graded", "one", "full", "negative"])),
+        gate=draw(st.booleans()),
+        gains=None if gains is None else (gains * 4)[:groups],
+        fp8=gains is not None and draw(st.booleans()),
+        focus=draw(st.booleans()),
+    )
+
+
+@settings(
+    max_examples=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
+@given(calls())
+def test_error_is_at_most_twice_that_of_plain_pytorch(call):
+    call.check()
+
+
+@pytest.mark.parametrize("law", STEERING)
+def test_frames_with_gaps_between_them(law):
+    Call(law, rows=30, q_start=0, spans=((3, 7), (20, 5))).check()
+
+
+@pytest.mark.parametrize("head_size", [80, 96, 128])
+def test_other_head_sizes(head_size):
+    Call("share", rows=9, q_start=40, spans=((6, 30),), head_size=head_size, groups=1).check()
+
+
+def test_batches_have_fields_of_their_own_and_key_heads_their_groups():
+    Call("target", rows=5, q_start=30, spans=((6, 20),), batch=2, key_heads=2, groups=1).check()
+
+
+def test_one_key_and_the_shipped_configuration():
+    Call("conserving", rows=2, q_start=1, spans=((0, 1),), groups=1, weights="full", cut=None).check()
+    Call("conserving", rows=36, q_start=8, spans=((2, 30),), groups=1, cut=None).check()
+
+
+@pytest.mark.parametrize("law", STEERING)
+def test_a_strength_of_60_loses_no_group(law):
+    # e^60 against e^-60: sums that shared one maximum would be 0.
+    call = Call(law, rows=6, q_start=40, spans=((4, 30),), alpha=60.0, groups=1)
+    out, focus = call.run()
+    exact = call.reference(torch.float64, torch.float64)
+    torch.testing.assert_close(out.cpu().double(), exact.out, rtol=0, atol=60 * 1.2e-7 * 4)
+    masses = torch.stack([exact.focus_before, exact.focus_after], dim=-1)
+    torch.testing.assert_close(focus.cpu().double(), masses, rtol=0, atol=60 * 1.2e-7)
+
+
+@pytest.mark.parametrize("law", STEERING)
+def test_a_null_field_is_law_none_to_the_bit(law):
+    call = Call(law, rows=34, q_start=8, spans=((3, 20), (25, 9)), weights="zero", groups=1)
+    plain, _ = call.run(field=None)
+    assert torch.equal(call.run()[0], plain)
+
+
+def test_additive_with_alpha_0_is_law_none_to_the_bit():
+    call = Call("additive", alpha=0.0, rows=34, q_start=8, spans=((3, 20),), groups=1)
+    assert torch.equal(call.run()[0], call.run(law="none")[0])
+
+
+@pytest.mark.parametrize("law", STEERING)
+def test_rows_that_are_not_steered_are_those_of_law_none_to_the_bit(law):
+    call = Call(law, rows=40, q_start=0, spans=((3, 7), (13, 9)), gate=True, gains=(1.0, 0.0))
+    out, focus = call.run()
+    plain, plain_focus = call.run(law="none")
+    off = call.visual | ~call.row_gate
+    off[:3] = True  # before the first frame
+    assert torch.equal(out[:, :, off], plain[:, :, off])
+    assert torch.equal(out[:, 1], plain[:, 1])
+    assert torch.equal(focus[:, :, off], plain_focus[:, :, off])
+    assert not bool((out[:, 0, ~off] == plain[:, 0, ~off]).all(-1).any())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+@pytest.mark.parametrize("law", MARKED)
+def test_share_and_target_hit_their_mark(law, alpha):
+    # Values that say which group a key is of: the output is the groups' masses.
+    call = Call(law, rows=7, q_start=50, spans=((6, 30),), alpha=alpha, mark=0.7)
+    call.v[:] = 0
+    call.v[..., : call.length, 0] = (call.w > 0).to(DEVICE, call.dtype)
+    call.v[..., : call.length, 1] = call.visual.to(DEVICE, call.dtype)
+    out, focus = call.run()
+    region, visual = out[..., 0], out[..., 1]
+    if law == "share":
+        assert float((region / visual).min()) >= 0.7 - 1e-3
+        tilted = call.reference(torch.float64, torch.float64).out
+        torch.testing.assert_close((region / visual).cpu().double(), tilted[..., 0] / tilted[..., 1], rtol=0, atol=1e-3)
+    else:
+        assert float((region - 0.7).abs().max()) < 1e-3
+    torch.testing.assert_close(focus[..., 1], region, rtol=0, atol=1e-3)
+
+
+def test_a_share_that_the_row_has_already_is_conserving():
+    call = Call("share", rows=5, q_start=40, spans=((6, 20),), alpha=0.0, mark=0.0, groups=1)
+    torch.testing.assert_close(call.run()[0], call.run(law="none")[0], rtol=0, atol=1e-6)
+
+
+def test_keys_and_values_of_any_stride_but_the_last():
+    call = Call("additive", rows=5, q_start=20, spans=((2, 12),), key_heads=2, groups=1, focus=False)
+    spread = torch.stack([call.k, call.v], dim=3)  # [B, Hk, K, 2, D]
+    out, none = call.run(k=spread[:, :, :, 0], v=spread[:, :, :, 1])
+    assert none is None and torch.equal(out, call.run()[0])
+    one = call.k[:, :1].expand(-1, 2, -1, -1)
+    assert torch.equal(call.run(k=one)[0], call.run(k=one.contiguous())[0])
+
+
+def test_a_nan_strength_gives_nan_rather_than_a_wrong_answer():
+    for law in ("additive", "target"):
+        call = Call(law, rows=3, q_start=30, spans=((2, 12),), groups=1, alpha=math.nan)
+        assert bool(call.run()[0].isnan().all())
+
+
+def test_the_api_takes_chunks_of_a_prompt_to_the_kernel():
+    call = Call("additive", rows=5, q_start=20, spans=((2, 12),), groups=1)
+    out, focus = steered_attention(
+        call.q, call.k, call.v, call.field, "additive", valid_length=call.length, focus=True, impl="triton"
+    )
+    exact = call.reference(torch.float64, torch.float64)
+    torch.testing.assert_close(out.cpu().double(), exact.out, rtol=0, atol=1e-5)
+    torch.testing.assert_close(focus[..., 1].cpu().double(), exact.focus_after, rtol=0, atol=1e-5)
+
+
+def test_a_scale_that_is_not_above_0_is_refused():
+    q = torch.zeros(1, 1, 2, 64, device=DEVICE)
+    one = torch.ones(1, device=DEVICE)
+    with pytest.raises(ValueError, match=r"scale: 0\.0; accepted"):
+        prefill_module.prefill(
+            q, q, q, None, "none", one, one, rows=None, scale=0.0, q_start=0, length=2, focus=False
+        )
+
+
+@pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("head_size", [64, 80, 96, 128])
+def test_the_law_changes_no_tile_of_rows_that_are_not_steered(arch, head_size):
+    cuts = [prefill_module.config(head_size, law, arch) for law in ("none", *STEERING)]
+    assert len({(c.block_m, c.block_n, c.num_warps) for c in cuts}) == 1
