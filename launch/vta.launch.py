@@ -28,11 +28,19 @@ FORWARDED = {
     "device": (BOTH, "device", "Where the models run: auto, cpu, cuda or cuda:<n>."),
     "dtype": (BOTH, "dtype", "Type of the weights: auto, float32, float16 or bfloat16."),
     "alpha": (("reasoning",), "steering.alpha", "Strength of the steering; 0 steers nothing."),
-    "law": (("reasoning",), "steering.law", "How weights change attention: none, additive or conserving."),
+    "law": (
+        ("reasoning",),
+        "steering.law",
+        "How weights change attention: none, additive, conserving, share or target.",
+    ),
+    "share": (("reasoning",), "steering.share", "Law share: the region's part of the attention to the image."),
+    "target": (("reasoning",), "steering.target", "Law target: the region's part of all attention."),
+    "schedule": (("reasoning",), "steering.schedule", "How the strength runs over an answer: constant, sure=0.9, ..."),
+    "policy": (("reasoning",), "policy", "An action that contradicts the region's label: publish or hold."),
     "instruction": (("reasoning",), "instruction", "What the robot is told."),
     "look_for": (("perception",), "look_for", "What to look for: a thing, a place, or both."),
 }
-NUMBERS = ("alpha",)
+NUMBERS = ("alpha", "share", "target")
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -83,6 +83,7 @@ class FakeReasoner:
         self.before_token = lambda: None
         self.fail: Exception | None = None
         self.action: str | None = None
+        self.over_steered = ""  # why the first attempt at an answer is rolled back
         self.closed = 0
 
     def close(self) -> None:
@@ -95,14 +96,21 @@ class FakeReasoner:
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
-        turn = Turn(prompt=prompt, law=law, alpha=alpha, timings={"prefill": 1.0, "decode": 2.0, "total": 3.0})
+        turn = Turn(prompt=prompt, law=law, alpha=alpha, mark=limits["mark"])
+        turn.timings = {"prefill": 1.0, "decode": 2.0, "total": 3.0}
         weights = torch.ones(len(visual_context.tokens))
-        if steering_mask and law != "none" and alpha:
+        if steering_mask and law != "none" and (alpha or limits["mark"]):
             merged = union([mask.weights for mask in steering_mask])
             weights = torch.tensor(pool_to_tokens(merged).reshape(-1) > 0, dtype=torch.float32)
             turn.steered, turn.focus_before, turn.focus_after = True, 0.1, 0.7
+            turn.steered_tokens = 1
         mean = (visual_context.tokens.float() * weights[:, None]).sum(0)
         colour = list(COLOURS)[int(mean.argmax())]
+        if self.over_steered:
+            on_text("think", "look look look")
+            on_text("rollback", self.over_steered)
+            turn.rollbacks, turn.scale = 1, 0.5
+            turn.warnings = (f"rolled back to 0.5 of the strength: {self.over_steered}",)
         for word in ("I look at ", f"the {colour} one."):
             self.before_token()
             if reason := stop():

@@ -12,7 +12,8 @@ class GreedyDecoder:
     """One answer's state: its cache and the logits of the next token.
 
     The caller drives it: ``prefill`` once, then ``best`` and ``feed`` in turn. So that it can look at a
-    clock, a new mask or a cancel request before each token, no loop is hidden here.
+    clock, a new mask or a cancel request before each token, no loop is hidden here. ``retract`` takes the last
+    row back, to be run again another way.
     """
 
     def __init__(self, model):
@@ -52,10 +53,19 @@ class GreedyDecoder:
 
     def feed(self, token: int) -> None:
         """Append one token (the best one, or another) and compute the next logits."""
-        device = self._model.get_input_embeddings().weight.device
-        embeds = self._model.get_input_embeddings()(torch.tensor([[token]], device=device))
-        position = torch.tensor([[self.length + self._rope_delta]], device=device)
-        self._forward(embeds, position.expand(self._axes, 1, 1) if self._axes else position)
+        table = self._model.get_input_embeddings()
+        self.extend(table(torch.tensor([[token]], device=table.weight.device)))
+
+    def extend(self, embeds: torch.Tensor) -> None:
+        """Append rows [1, rows, hidden] by their embeddings and compute the logits after the last of them."""
+        first = self.length + self._rope_delta
+        position = torch.arange(first, first + embeds.shape[1], device=embeds.device)[None]
+        self._forward(embeds, position.expand(self._axes, 1, -1) if self._axes else position)
+
+    def retract(self) -> None:
+        """Take the last row out of the cache; ``feed`` or ``extend`` must follow."""
+        self._cache.crop(-1)
+        self._logits = None
 
     def _forward(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> None:
         output = self._model(

@@ -9,10 +9,14 @@ from collections.abc import Callable
 
 import torch
 
-from ..steering import Gate, Law, Span, SteeringField, attach, make_law
+from ..steering import Attachment, Gate, Law, Span, SteeringField, attach, make_law
+from ..steering.guard import Guard, as_guard
+from ..steering.schedule import Schedule, as_schedule
+from ..steering.strength import StrengthNet
+from ..steering.tuned import Tuned, TunedError, load_tuned
+from .attempt import Attempt
 from .bridge import Bridge, load_bridge
 from .context import TEXT, TOKEN, Context, Layout, embed
-from .decode import GreedyDecoder
 from .loading import (
     ModelLoadError,
     load_model,
@@ -25,7 +29,8 @@ from .loading import (
     stop_ids,
 )
 from .perceiver import VisualFeatures
-from .tokenizing import check_text
+from .rollback import Asked, write_steered
+from .tokenizing import check_text, control_ids
 from .turn import Turn
 from .weighting import as_frames, as_masks, as_regions, regions_of, token_weights, word_weights
 from .writer import Writer
@@ -37,12 +42,13 @@ class Reasoner:
     One turn runs at a time; a second caller waits. Decoding is greedy.
     """
 
-    def __init__(self, model, tokenizer, name: str, bridge: Bridge | None = None):
-        self.model, self.tokenizer, self.name, self.bridge = model, tokenizer, name, bridge
+    def __init__(self, model, tokenizer, name: str, bridge: Bridge | None = None, tuned: Tuned | None = None):
+        self.model, self.tokenizer, self.name, self.bridge, self.tuned = model, tokenizer, name, bridge, tuned
         hidden = int(model.config.get_text_config().hidden_size)
         if bridge is not None and bridge.hidden != hidden:
             raise ModelLoadError(f"model {name!r}: its bridge ends in width {bridge.hidden}, the model's is {hidden}")
         self._stop = stop_ids(model, tokenizer)
+        self._control = control_ids(tokenizer) - self._stop
         try:
             self.layout = Layout(tokenizer)
         except Exception as error:  # templates are programs: they raise what they like
@@ -62,7 +68,8 @@ class Reasoner:
             dtype: auto (float32 on a CPU), float32, float16 or bfloat16.
             bridge: folder of a trained bridge; None looks beside the model.
         Raises:
-            ModelLoadError: no such model, another class, or weights that can't be loaded.
+            ModelLoadError: no such model, another class, weights that can't be loaded, or a steering.json that is
+                broken or another model's.
             UnsteerableModelError: attention that can't be steered.
             ValueError: an unknown device or dtype.
         """
@@ -80,12 +87,21 @@ class Reasoner:
         if bridge is not None and loaded_bridge is None:
             raise ModelLoadError(f"bridge {os.fspath(bridge)!r}: no bridge.json there")
         model = load_model(AutoModelForCausalLM, folder, torch_device, picked, name)
-        return cls(model, tokenizer, os.fspath(name), loaded_bridge)
+        try:
+            tuned = load_tuned(folder)
+        except TunedError as error:
+            raise ModelLoadError(f"model {name!r}: {one_line(error)}") from error
+        return cls(model, tokenizer, os.fspath(name), loaded_bridge, tuned)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def attachment(self) -> Attachment:
+        """The steering's attachment to the model, for forward passes of one's own. One steering at a time."""
+        return self._attachment
 
     @property
     def max_length(self) -> int:
@@ -107,8 +123,8 @@ class Reasoner:
         prompt: str,
         visual_context: VisualFeatures | list[VisualFeatures] | None = None,
         steering_mask=None,
-        alpha: float = 2.0,
-        law: str | Law = "conserving",
+        alpha: float | None = None,
+        law: str | Law | None = None,
         gate: Gate | str | None = None,
         regions: list[tuple] | None = None,
         max_new_tokens: int = 256,
@@ -117,6 +133,11 @@ class Reasoner:
         on_text: Callable[[str, str], None] | None = None,
         update_mask: Callable[[], object] | None = None,
         measure_focus: bool = True,
+        *,
+        mark: float | None = None,
+        schedule: Schedule | str | None = None,
+        guard: Guard | bool = True,
+        adaptive: StrengthNet | None = None,
     ) -> Turn:
         """One turn: think, then act.
 
@@ -125,25 +146,40 @@ class Reasoner:
             visual_context: one frame's features, or several in order.
             steering_mask: a Mask, an int8 [rows, cols] array, or a list: of one frame's masks, or, when
                 visual_context is a list, one entry a frame. None: no steering, plain attention.
-            alpha: strength of the law; 0 steers nothing.
-            law: "conserving", "additive", "none", or a Law with its own alpha.
-            gate: a Gate or its text ("layers=2-3;phases=think"): where the law holds.
+            alpha: strength of the law's tilt. None: the model's own with its own law, else 2, and 0 for the laws that
+                have a mark: they are exact without a tilt.
+            law: "conserving", "additive", "share", "target", "none", or a Law with its own strength. None: the
+                model's own (its steering.json), conserving if it has none.
+            gate: a Gate or its text ("layers=2-3;phases=think"): where the law holds. None: the model's own, "all" if
+                it has none.
             regions: [(label, box in frame px or None), …]: everything in view, for the text bridge. None: the
                 labelled masks.
             max_new_tokens: the longest answer.
             max_thought_tokens: the longest thought: it is then closed for the model, and the action follows.
-            stop: asked before each forward pass; a text ends the turn, with it as the reason.
-            on_text: called with ("think" | "act", new text) as it is written.
-            update_mask: asked before each forward pass; new weights (as steering_mask) count from the next
-                token on; None leaves them.
-            measure_focus: whether the region's share of attention is measured.
+            stop: asked before each token; a text ends the turn, with it as the reason.
+            on_text: called with ("think" | "act", new text) as it is written, and with ("rollback", why) when all of
+                the answer that it has heard is void and the answer begins anew.
+            update_mask: asked before each token; new weights (as steering_mask) count from the next token on; None
+                leaves them. A region that moves to another place has the answer begun anew, if guard follows moves.
+            measure_focus: whether the region's share of attention is measured. Without it a guard can't see
+                attention collapse, nor whether the focus was reached.
+            mark: share's rho or target's psi, for these laws by name.
+            schedule: a Schedule or its text ("think=1;act=0;half_life=20;sure=0.9"): how the strength runs over the
+                answer. None: the model's own, "constant" if it has none.
+            guard: whether an over-steered answer is rolled back to less strength within the turn, a region that
+                moves is followed, and doubtful regions are reported; a Guard has settings of its own.
+            adaptive: a network that sets each head's alpha (``steer-ros tune strength``), times the law's. None: the
+                model's own with its own law.
         Raises:
             ValueError: an argument that can't be used, by name.
         """
         started = time.perf_counter()
         check_text("prompt", prompt, self.max_length)
-        law = law if isinstance(law, Law) else make_law(law, alpha)
-        gate = Gate() if gate is None else gate if isinstance(gate, Gate) else Gate.parse(gate)
+        own = self.tuned or Tuned(make_law("conserving"))
+        law, strength = own.law_as(law, alpha, mark)
+        strength = strength if adaptive is None else adaptive
+        gate = own.gate if gate is None else gate if isinstance(gate, Gate) else Gate.parse(gate)
+        schedule, watch = own.schedule if schedule is None else as_schedule(schedule), as_guard(guard)
         for argument, value in (
             ("max_new_tokens", max_new_tokens),
             ("max_thought_tokens", max_thought_tokens),
@@ -181,22 +217,41 @@ class Reasoner:
             spans=context.spans,
             law=law.name,
             alpha=law.alpha,
+            mark=law.mark,
             gate=str(gate),
+            schedule=str(schedule),
         )
-        limit = min(max_new_tokens, room)
-        writer = Writer(turn, self.tokenizer, self.layout, self._stop, on_text, limit, max_thought_tokens)
+
+        def new_writer() -> Writer:
+            turn.restart()
+            limit = min(max_new_tokens, room)
+            return Writer(
+                turn, self.tokenizer, self.layout, self._stop, on_text, limit, max_thought_tokens, self._control
+            )
+
         with self._lock, torch.no_grad():
+            writer = new_writer()
             if not writer.asked_to_stop(stop):
+                embeds = embed(self.model, context, [frame.tokens for frame in frames], self.bridge)
+                turn.timings["embed"] = (time.perf_counter() - started) * 1e3
                 if field is None:
-                    self._write(context, frames, writer, stop, refresh)
+                    Attempt(self.model, writer, None, stop, refresh).write(embeds)
                     turn.unsteered_why = "no steering_mask"
                 else:
-                    with self._attachment.steer(field, law, gate, measure_focus=measure_focus) as report:
-                        self._write(context, frames, writer, stop, refresh)
-                    turn.steered = report.attention_calls > 0
-                    turn.unsteered_why = report.nothing_to_steer
-                    turn.focus_before, turn.focus_after = report.focus_before, report.focus_after
-                    turn.mask_updates = field.version
+                    asked = Asked(
+                        self.model,
+                        self._attachment,
+                        self.tokenizer.decode,
+                        field,
+                        law,
+                        strength,
+                        gate,
+                        schedule,
+                        watch,
+                        measure_focus,
+                        frames,
+                    )
+                    writer = write_steered(asked, embeds, writer, new_writer, stop, refresh)
         writer.finish()
         turn.timings["total"] = (time.perf_counter() - started) * 1e3
         return turn
@@ -213,27 +268,3 @@ class Reasoner:
                 "by their words only: pass regions=[(label, box), …] or masks with labels"
             )
         return self.layout.with_words(prompt, listed)
-
-    def _write(self, context: Context, frames: list[VisualFeatures], writer: Writer, stop, refresh) -> None:
-        """Prefill and decode until the writer has had enough."""
-        timings = writer.turn.timings
-        clock = time.perf_counter()
-        embeds = embed(self.model, context, [frame.tokens for frame in frames], self.bridge)
-        timings["embed"] = (time.perf_counter() - clock) * 1e3
-        clock = time.perf_counter()
-        decoder = GreedyDecoder(self.model)
-        refresh()
-        self._attachment.phase = writer.phase
-        decoder.prefill(embeds)
-        token, _ = decoder.best()
-        timings["prefill"] = (time.perf_counter() - clock) * 1e3
-        clock = time.perf_counter()
-        while True:
-            token = writer.take(token)
-            if writer.done or writer.asked_to_stop(stop):
-                break
-            refresh()
-            self._attachment.phase = writer.phase
-            decoder.feed(token)
-            token, _ = decoder.best()
-        timings["decode"] = (time.perf_counter() - clock) * 1e3

@@ -50,6 +50,13 @@ def token_id(tokenizer, token: str) -> int | None:
     return tokenizer.backend_tokenizer.token_to_id(token)
 
 
+def control_ids(tokenizer) -> frozenset[int]:
+    """Ids of the tokens that structure a dialogue: those marked special, and the marks of a thought."""
+    marks = {"<think>", "</think>"}
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id for id, token in added if token.special or token.content in marks)
+
+
 def render_template(tokenizer, content_before: list[dict] | None = None) -> tuple[str, str]:
     """The chat template around one user text: what stands before it and after it, generation prompt included.
 

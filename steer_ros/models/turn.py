@@ -16,15 +16,24 @@ class Turn:
         output_ids: every token after the context, end token included.
         bridge: "token" or "text": how the frames reached the reasoner.
         spans: (start, length) of the context's visual keys.
-        law, alpha, gate: what was asked for.
+        law, alpha, mark, gate, schedule: what was asked for. mark is share's rho or target's psi, else None.
+        scale: the part of the strength asked for that the answer was written with: 1, less after a rollback, 0 for
+            plain attention.
         steered: True if at least one attention row was changed.
+        steered_tokens: tokens of the answer that were chosen from a steered forward pass. The others were left
+            alone: by the schedule, by the gate, or because the model was sure without.
         focus_before, focus_after: mean share of a steered row's attention on the region; None: not measured.
         unsteered_why: why nothing was steered; "" if something was.
         mask_updates: how many new masks counted while the answer was written.
+        rollbacks: how often the answer was begun anew: with less strength because it was over-steered, or with the
+            same because the region had moved.
+        warnings: in words: why the strength was taken back, a region that is empty or on an attention sink, focus
+            never reached.
         cut_short, cut_reason: whether and why the answer is not whole: "thought_tokens" (the thought was
             closed or cut at its limit), "action_tokens" (max_new_tokens), "malformed" (no action), or what
             `stop` said.
-        timings: milliseconds: embed, prefill (to the first token), decode, total.
+        timings: milliseconds: embed, prefill (to the first token), decode, total; rolled_back if there was any,
+            what the answers thrown away took.
     """
 
     prompt: str
@@ -38,12 +47,26 @@ class Turn:
     spans: list[tuple[int, int]] = field(default_factory=list)
     law: str = "none"
     alpha: float = 0.0
+    mark: float | None = None
     gate: str = "all"
+    schedule: str = "constant"
+    scale: float = 1.0
     steered: bool = False
+    steered_tokens: int = 0
     unsteered_why: str = ""
     focus_before: float | None = None
     focus_after: float | None = None
     mask_updates: int = 0
+    rollbacks: int = 0
+    warnings: tuple[str, ...] = ()
     cut_short: bool = False
     cut_reason: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+
+    def restart(self) -> None:
+        """Forget the answer; what was asked for, rollbacks, warnings and times stay."""
+        self.thought = self.action = self.cut_reason = self.unsteered_why = ""
+        self.output_ids = []
+        self.thought_tokens = self.action_tokens = self.steered_tokens = 0
+        self.cut_short = self.steered = False
+        self.focus_before = self.focus_after = None

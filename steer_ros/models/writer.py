@@ -9,6 +9,7 @@ from .tokenizing import StreamDecoder, encode_template
 from .turn import Turn
 
 THINKING, ACTING = "think", "act"
+ROLLBACK = "rollback"  # told to on_text with the reason: what was heard of this answer is void, it begins anew
 
 # Why an answer is not whole; the words of ActionText's CUT_* constants.
 CUT_THOUGHT, CUT_ACTION, CUT_MALFORMED = "thought_tokens", "action_tokens", "malformed"
@@ -26,12 +27,15 @@ class Writer:
         on_text: Callable[[str, str], None] | None,
         max_new_tokens: int,
         max_thought_tokens: int | None,
+        control_ids: frozenset[int] = frozenset(),
     ):
         self.turn = turn
+        self.strays = 0  # control tokens where the answer has no place for any
         self.phase = THINKING if layout.opens_thought else ACTING
         self.done = False
         self._tokenizer, self._layout, self._stop_ids, self._on_text = tokenizer, layout, stop_ids, on_text
         self._max_new, self._max_thought = max_new_tokens, max_thought_tokens
+        self._control_ids = control_ids
         self._forced: list[int] = []
         self._streams = {phase: StreamDecoder(tokenizer) for phase in (THINKING, ACTING)}
 
@@ -57,10 +61,26 @@ class Writer:
                 turn.thought_tokens += 1
             else:
                 turn.action_tokens += 1
+            self.strays += token in self._control_ids
             self._say(self._streams[self.phase].push(token))
         if not self.done and len(turn.output_ids) >= self._max_new:
             self._cut(CUT_THOUGHT if self.phase == THINKING else CUT_ACTION)
         return token
+
+    @property
+    def ended(self) -> bool:
+        """True once the model itself has ended the answer."""
+        return self.done and bool(self.turn.output_ids) and self.turn.output_ids[-1] in self._stop_ids
+
+    def texts(self) -> tuple[str, str]:
+        """The thought and the action as they stand, stripped."""
+        return self._streams[THINKING].text.strip(), self._streams[ACTING].text.strip()
+
+    def roll_back(self, reason: str) -> None:
+        """Tell who listens that this answer is void."""
+        self.done = True
+        if self._on_text is not None:
+            self._on_text(ROLLBACK, reason)
 
     def asked_to_stop(self, stop: Callable[[], str | None] | None) -> bool:
         """Ask the caller; True ends the answer, with its reason in the turn."""
@@ -73,8 +93,7 @@ class Writer:
         """Put the texts into the turn. A thought that never ended leaves no action."""
         self._flush()
         turn = self.turn
-        turn.thought = self._streams[THINKING].text.strip()
-        turn.action = self._streams[ACTING].text.strip()
+        turn.thought, turn.action = self.texts()
         if not turn.action and not turn.cut_short:
             turn.cut_short, turn.cut_reason = True, CUT_MALFORMED
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from std_msgs.msg import String
 
+from steer_ros.models.contradiction import contradiction
 from steer_ros.models.reasoner import Reasoner
 from steer_ros.models.turn import Turn
+from steer_ros.models.writer import ROLLBACK, THINKING
 from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
 from steer_ros.nodes.base import LATEST, STREAM, SteerNode, one_line
 from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
 from steer_ros.nodes.process import run
-from steer_ros.nodes.settings import DEFAULT_INSTRUCTION, REASONING
+from steer_ros.nodes.settings import DEFAULT_INSTRUCTION, MODEL_GATE, REASONING
 from steer_ros.pipeline.deadline import Deadline
 from steer_ros.pipeline.handover import Handover, Seen
 from steer_ros.pipeline.rendezvous import Meeting, Rendezvous
@@ -60,6 +62,8 @@ class ReasoningNode(SteerNode):
         config = reasoner.model.config.get_text_config()
 
         def fits(gate: str) -> None:
+            if gate == MODEL_GATE:
+                return
             try:
                 Gate.parse(gate).table(config.num_hidden_layers, config.num_attention_heads)
             except ValueError as error:
@@ -166,6 +170,7 @@ class ReasoningNode(SteerNode):
             instruction=instruction,
             focus_before=math.nan,
             focus_after=math.nan,
+            mark=math.nan,
         )
         turn = None
         try:
@@ -174,7 +179,8 @@ class ReasoningNode(SteerNode):
             answer.region_labels = [mask.label for mask in masks or []]
             seen.fence.wait(seen.features.tokens)
             turn = self._generate(instruction, seen, masks)
-            _describe(answer, turn)
+            describe(answer, turn)
+            self._judge(answer, masks)
         except Exception as error:
             # Whoever waits for this frame's action is told that there is none.
             answer.cut_short, answer.cut_reason = True, ActionText.CUT_ERROR
@@ -186,6 +192,9 @@ class ReasoningNode(SteerNode):
         self._action_out.publish(answer)
         self.health.count("turns")
         self.health.count(f"turns_cut_{answer.cut_reason}", int(answer.cut_short))
+        self.health.count("rollbacks", answer.rollbacks)
+        for warning in answer.warnings:
+            self.health.bad(*kind_and_text(warning))
         stages = {} if turn is None else turn.timings
         self.health.stages.add({**trace.stages, **stages, "turn": answer.total_ms})
 
@@ -210,6 +219,18 @@ class ReasoningNode(SteerNode):
             return None
         return masks
 
+    def _judge(self, answer: ActionText, masks: list[Mask] | None) -> None:
+        """An action about another object than the region's gets a warning, and by policy is held back."""
+        if answer.cut_reason not in HARMLESS_CUTS:
+            return  # it is not sent anyway
+        reason = contradiction(answer.text, [mask.label for mask in masks or [] if (mask.weights > 0).any()])
+        if not reason:
+            return
+        held = self.parameters["policy"] == "hold"
+        answer.warnings = [*answer.warnings, f"{reason}; held back" if held else reason]
+        if held:
+            answer.text, answer.cut_short, answer.cut_reason = "", True, ActionText.CUT_CONTRADICTION
+
     def _generate(self, instruction: str, seen: Seen, masks: list[Mask] | None) -> Turn:
         get = self.parameters
         clock = self.get_clock()
@@ -223,18 +244,26 @@ class ReasoningNode(SteerNode):
             return ActionText.CUT_DEADLINE if deadline.passed else None
 
         def on_text(phase: str, text: str) -> None:
-            if phase == "think":
+            if phase == ROLLBACK:
+                thought.clear()  # an empty thought takes back what was said
+            elif phase == THINKING:
                 thought.append(text)
-                self._thought_out.publish(String(data="".join(thought)))
+            else:
+                return
+            self._thought_out.publish(String(data="".join(thought)))
 
+        law = get["steering.law"]
+        marks = {"share": get["steering.share"], "target": get["steering.target"]}
         thought_tokens, action_tokens = get["max_thought_tokens"], get["max_action_tokens"]
         return self._reasoner.generate(
             prompt=instruction,
             visual_context=seen.features,
             steering_mask=masks or None,
-            law=get["steering.law"],
-            alpha=get["steering.alpha"],
-            gate=get["steering.gate"],
+            law=law,
+            alpha=0.0 if law in marks else get["steering.alpha"],  # a mark is exact without a tilt
+            mark=marks.get(law),
+            gate=None if get["steering.gate"] == MODEL_GATE else get["steering.gate"],
+            schedule=get["steering.schedule"],
             max_thought_tokens=thought_tokens,
             max_new_tokens=thought_tokens + action_tokens,
             stop=stop,
@@ -242,17 +271,26 @@ class ReasoningNode(SteerNode):
         )
 
 
-def _describe(answer: ActionText, turn: Turn) -> None:
+def describe(answer: ActionText, turn: Turn) -> None:
     """What the turn says of itself."""
     answer.text = turn.action
     if turn.steered:
-        answer.law, answer.alpha = turn.law, float(turn.alpha)
+        answer.law, answer.alpha = turn.law, float(turn.alpha * turn.scale)
+        answer.mark = math.nan if turn.mark is None else float(turn.mark * turn.scale)
+    answer.steered_tokens, answer.rollbacks = turn.steered_tokens, turn.rollbacks
+    answer.warnings = list(turn.warnings)
     answer.focus_before = math.nan if turn.focus_before is None else float(turn.focus_before)
     answer.focus_after = math.nan if turn.focus_after is None else float(turn.focus_after)
     answer.prefill_ms = float(turn.timings.get("embed", 0.0) + turn.timings.get("prefill", 0.0))
     answer.decode_ms = float(turn.timings.get("decode", 0.0))
     answer.thought_tokens, answer.action_tokens = turn.thought_tokens, turn.action_tokens
     answer.cut_short, answer.cut_reason = turn.cut_short, turn.cut_reason
+
+
+def kind_and_text(warning: str) -> tuple[str, str]:
+    """The counter that a turn's warning goes to, what stands before its colon, and what is said of it."""
+    kind, _, text = warning.partition(": ")
+    return ("rolled_back", warning) if kind.startswith("rolled back") else (kind.replace(" ", "_"), text)
 
 
 def main(args: Sequence[str] | None = None) -> int:

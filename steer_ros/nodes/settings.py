@@ -13,9 +13,11 @@ from typing import Any
 
 from steer_ros.steering.gate import Gate
 from steer_ros.steering.laws import LAW_NAMES, MAX_ALPHA
+from steer_ros.steering.schedule import Schedule
 
 MAX_TEXT = 2000  # characters of an instruction or a phrase
 DEFAULT_INSTRUCTION = "Pick up one object."
+MODEL_GATE = "model"  # of steering.gate: what the model's own steering.json says
 
 
 @dataclass(frozen=True)
@@ -188,16 +190,49 @@ REASONING = (
     Setting(
         "steering.alpha",
         2.0,
-        "Strength: the bias on the attention score of a key of weight 1.",
+        "Strength of additive and conserving: the bias on the attention score of a key of weight 1.",
         low=-MAX_ALPHA,
         high=MAX_ALPHA,
         runtime=True,
     ),
     Setting(
+        "steering.share",
+        0.9,
+        "Law share: the least part of the attention to the image that the region gets.",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    ),
+    Setting(
+        "steering.target",
+        0.5,
+        "Law target: the part of all attention that the region gets.",
+        low=0.001,
+        high=0.999,
+        runtime=True,
+    ),
+    Setting(
         "steering.gate",
-        "all",
-        "Where the law holds: all, or parts such as layers=2-3;heads=0,1;phases=think.",
-        check=Gate.parse,
+        MODEL_GATE,
+        "Where the law holds: model (the heads in its steering.json, all if it has none), all, or parts such as "
+        "layers=2-3;heads=0,1;pairs=2.0,3.5;phases=think.",
+        check=lambda gate: None if gate == MODEL_GATE else Gate.parse(gate),
+        runtime=True,
+    ),
+    Setting(
+        "steering.schedule",
+        "sure=0.9",
+        "How the strength runs over an answer: constant, or parts of prompt=, think=, act= (factors, 0 to 1), "
+        "half_life= (tokens), floor=, sure= (tokens of which the model is as sure without are left alone).",
+        check=Schedule.parse,
+        runtime=True,
+    ),
+    Setting(
+        "policy",
+        "publish",
+        "An action whose object contradicts the label of the region it was steered to: publish it with a warning, or "
+        "hold it back.",
+        choices=("publish", "hold"),
         runtime=True,
     ),
 )

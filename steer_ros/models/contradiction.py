@@ -1,0 +1,195 @@
+"""Whether an action is about another object than the region it was steered to. Sure cases only: words that are not
+known here, pronouns and actions that name nothing contradict nobody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Each line is one meaning; two words of one table on different lines exclude one another. A word that may stand for
+# several of them (a cup for a beaker, a bottle for a flask) is in none.
+COLOURS = (
+    "red crimson scarlet ruby",
+    "green lime emerald",
+    "blue navy azure",
+    "yellow golden",
+    "orange",
+    "purple violet mauve",
+    "cyan turquoise teal aqua",
+    "pink magenta rose",
+    "brown tan",
+    "black",
+    "white",
+    "grey gray silver",
+)
+THINGS = (
+    "beaker",
+    "flask",
+    "vial ampoule ampule",
+    "dish plate saucer bowl",
+    "cube block box",
+    "ball sphere",
+    "spoon",
+    "fork",
+    "knife",
+    "hammer",
+    "screwdriver",
+    "wrench spanner",
+    "apple",
+    "banana",
+    "pen pencil",
+    "phone telephone",
+    "keyboard",
+    "laptop",
+    "chair",
+    "table desk",
+    "towel",
+    "glove",
+    "battery",
+    "lamp",
+    "camera",
+    "car",
+    "door",
+)
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_DETERMINERS = _set("the a an this that these those one another")
+_NEGATIONS = _set("no not never without neither nor dont isnt cannot cant avoid except")
+_PRONOUNS = _set("it them him her this that these those something anything everything one")
+_COPULAS = _set("is are was were be looks seems appears its thats")
+_PREPOSITIONS = _set(
+    "on onto in into inside at to toward towards from of off near by beside behind under below above over with "
+    "against between next for through around"
+)
+_GOALS = _set("at to toward towards for")
+_BREAKS = _set("and or but then so while which who")
+
+
+@dataclass(frozen=True)
+class _Mention:
+    """A thing that a text names: its colour and kind, None where it does not say or the word is not known."""
+
+    first: int  # index of its first word
+    last: int
+    colour: int | None
+    thing: int | None
+
+    def agrees(self, other: _Mention) -> bool:
+        pairs = ((self.colour, other.colour), (self.thing, other.thing))
+        return not self.excludes(other) and any(a is not None and a == b for a, b in pairs)
+
+    def excludes(self, other: _Mention) -> bool:
+        pairs = ((self.colour, other.colour), (self.thing, other.thing))
+        return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def contradiction(action: str, labels: Sequence[str]) -> str:
+    """Why the action's object is none of the labelled regions', in words; "" if it may be one of them.
+
+    The action's object is the first thing it names ("Pick up the blue dish.", "It is blue."); a label's is what its
+    noun phrase says ("the red beaker on the left"). They contradict one another if colour or kind exclude one
+    another. A synonym, a word not in the tables, a pronoun ("Put it on the plate."), a negation, a yes or a no never
+    do, nor does an action that names a region's object anywhere.
+
+    Args:
+        labels: of the regions that the look was drawn to; empty ones say nothing.
+    """
+    wanted = [mentions[0] for label in labels if (mentions := _mentions(_words(label), bare=True))]
+    if not wanted or len(wanted) < sum(bool(label.strip()) for label in labels):
+        return ""  # no region is known by its words, or one is not: the action may be about that one
+    words = _words(action)
+    found = _mentions(words, bare=False)
+    if any(mention.agrees(want) for mention in found for want in wanted):
+        return ""
+    named = next((mention for mention in found if _is_object(words, mention)), None)
+    if named is None or not all(named.excludes(want) for want in wanted):
+        return ""
+    said = " ".join(words[named.first : named.last + 1])
+    return f"contradiction: the action is about {said!r}, the region is {' or '.join(map(repr, labels))}"
+
+
+def _mentions(words: list[str], bare: bool) -> list[_Mention]:
+    """The things named, in order. bare: a label, which may name its thing without a determiner."""
+    found: list[_Mention] = []
+    for index, word in enumerate(words):
+        colour, thing = _COLOUR_OF.get(word), _THING_OF.get(word)
+        if colour is None and thing is None:
+            continue
+        before = words[index - 1] if index else ""
+        if thing is not None:
+            joined = bool(found) and found[-1].last == index - 1 and found[-1].thing is None
+            if joined:  # "red beaker", or "red glass beaker" below
+                start = found.pop()
+                found.append(_Mention(start.first, index, start.colour, thing))
+            elif (adjective := _open_colour(words, found, index)) is not None:
+                found.remove(adjective)
+                found.append(_Mention(adjective.first, index, adjective.colour, thing))
+            elif bare or before in _DETERMINERS or _after_determiner(words, index):
+                found.append(_Mention(index, index, None, thing))
+        elif bare or before in _DETERMINERS | _COPULAS or _after_determiner(words, index) or _leads(words, index):
+            found.append(_Mention(index, index, colour, None))
+    if bare:  # what stands after the first preposition is where the thing is
+        end = next((i for i, word in enumerate(words) if word in _PREPOSITIONS and i), len(words))
+        found = [mention for mention in found if mention.first < end]
+    return found
+
+
+def _open_colour(words: list[str], found: list[_Mention], index: int) -> _Mention | None:
+    """The colour up to two words before the thing at `index` in one noun phrase: "the red glass beaker"."""
+    last = found[-1] if found else None
+    if last is None or last.thing is not None or not index - 3 <= last.last < index:
+        return None
+    between = words[last.last + 1 : index]
+    return None if any(word in _STOPS for word in between) else last
+
+
+def _after_determiner(words: list[str], index: int) -> bool:
+    """Whether up to two other words stand between a determiner and this one: "the small red"."""
+    for back in range(index - 1, max(-1, index - 4), -1):
+        if words[back] in _DETERMINERS:
+            return True
+        if words[back] in _STOPS:
+            return False
+    return False
+
+
+def _leads(words: list[str], index: int) -> bool:
+    """Whether a colour without a determiner stands before a thing: "Take red beaker"."""
+    return index + 1 < len(words) and words[index + 1] in _THING_OF
+
+
+def _is_object(words: list[str], mention: _Mention) -> bool:
+    """Whether what the mention names is what the action is about, and not where or with what, nor denied."""
+    before = words[: mention.first]
+    if any(word in _NEGATIONS for word in before):
+        return False
+    lead = next((w for w in reversed(before) if w not in _DETERMINERS and w not in _ADJECTIVES), "")
+    copula = any(word in _COPULAS for word in before)
+    pronoun = any(word in _PRONOUNS - _DETERMINERS for word in before)
+    if lead in _PREPOSITIONS:
+        return lead in _GOALS and len(before) <= 4 and not pronoun and not copula  # "Go to the blue dish."
+    return copula or not pronoun
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))
+
+
+def _table(lines: tuple[str, ...]) -> dict[str, int]:
+    return {form: index for index, line in enumerate(lines) for word in line.split() for form in (word, _plural(word))}
+
+
+def _plural(word: str) -> str:
+    if word.endswith(("s", "sh", "ch", "x")):
+        return word + "es"
+    return word[:-1] + "ies" if word.endswith("y") else word + "s"
+
+
+_COLOUR_OF, _THING_OF = _table(COLOURS), _table(THINGS)
+_STOPS = _PREPOSITIONS | _COPULAS | _BREAKS | _PRONOUNS - _DETERMINERS
+_ADJECTIVES = _set("small large big little tall short tiny left right upper lower top bottom glass")

@@ -1,0 +1,87 @@
+"""Actions that contradict a region's label, and those that only may."""
+
+import pytest
+
+from steer_ros.models.contradiction import contradiction
+
+RED = ["red beaker"]
+
+
+@pytest.mark.parametrize(
+    ("action", "labels"),
+    [
+        ("Pick up the blue beaker.", RED),
+        ("Pick up the red dish.", RED),
+        ("Pick up the blue dish.", RED),
+        ("Take blue beaker", RED),
+        ("It is blue.", RED),
+        ("It's a cube.", RED),
+        ("There is a green vial at the top left.", RED),
+        ("Go to the blue dish.", RED),
+        ("Pick up the small blue glass beaker.", RED),
+        ("Pick up the blue one.", ["red square"]),
+        ("PICK UP THE BLUE DISH", ["the red beaker on the left"]),
+        ("Pick up the blue dish next to it.", RED),
+        ("Take the green cube.", ["red beaker", "blue dish"]),
+        ("Pick up the two hammers, the blue dishes first.", RED),
+    ],
+)
+def test_another_object_contradicts(action, labels):
+    reason = contradiction(action, labels)
+    assert reason.startswith("contradiction: ") and labels[0] in reason
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("action", "labels"),
+    [
+        ("Pick up the red beaker.", RED),
+        ("Pick up the beaker.", RED),
+        ("Pick up the crimson beaker.", RED),
+        ("Pick up the red cup.", RED),  # may be a beaker by another word
+        ("Pick up the container.", RED),
+        ("Pick up the gizmo.", RED),
+        ("Pick up the red one.", ["red square"]),
+        ("Put it on the plate.", RED),
+        ("Put the red beaker on the blue dish.", RED),
+        ("On the blue dish you see the red beaker.", RED),
+        ("Use the fork to reach it.", ["blue fork"]),
+        ("Grasp it with the blue glove.", RED),
+        ("It is on the blue dish.", RED),
+        ("There is no blue dish.", RED),
+        ("Do not touch the blue dish.", RED),
+        ("Don't pick up the cube.", RED),
+        ("Yes.", RED),
+        ("No.", RED),
+        ("It is at the top left.", RED),
+        ("Stop.", RED),
+        ("", RED),
+        ("Pick up the blue dish.", []),
+        ("Pick up the blue dish.", ["left"]),
+        ("Pick up the blue dish.", ["roi"]),
+        ("Pick up the blue dish.", [""]),
+        ("Pick up the blue dish.", ["red beaker", "thing"]),  # the thing may be a blue dish
+        ("Pick up the blue dish.", ["red beaker", "blue dish"]),
+        ("Pick up the cube.", ["block on the left"]),
+        ("Pick up the grey cube.", ["gray cube"]),
+        ("Pick up the orange.", ["orange"]),
+        ("Pick up the vials.", ["vial"]),
+        ("レッド ビーカー", RED),
+    ],
+)
+def test_what_may_be_the_same_object_does_not(action, labels):
+    assert contradiction(action, labels) == ""
+
+
+def test_no_lab_answer_contradicts_its_own_object():
+    from steer_ros.lab.facts import Fact
+    from steer_ros.lab.instructions import OPEN, open_action
+    from steer_ros.lab.scene import COLOURS, SHAPES
+
+    facts = [Fact("o", c, s, (0.1, 0.1, 0.2, 0.2)) for c in COLOURS for s in SHAPES]
+    for target in facts:
+        for task in OPEN:
+            assert contradiction(open_action(task, target), [target.name]) == ""
+        for task in ("pick", "describe"):
+            others = [f for f in facts if f.name != target.name]
+            assert all(contradiction(open_action(task, other), [target.name]) for other in others)

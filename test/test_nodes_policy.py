@@ -1,0 +1,108 @@
+"""The node's laws, schedule and policy: what the reasoner is asked for, held actions, rollbacks and warnings."""
+
+import math
+
+import pytest
+from ros_helpers import Bench
+from test_nodes_bad_input import report
+from test_nodes_loop import Loop
+
+from steer_ros.msg import ActionText
+
+LABEL = {"look_for": "red square"}
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def test_a_contradicting_action_is_published_with_a_warning(bench):
+    loop = Loop(bench, True, perception=LABEL)
+    loop.reasoner.action = "Pick up the blue one."
+    answer = loop.send()
+    assert (answer.text, answer.cut_short) == ("Pick up the blue one.", False)
+    (warning,) = answer.warnings
+    assert warning.startswith("contradiction: ") and "blue" in warning and "red square" in warning
+    bench.wait(lambda: loop.texts, "the action")
+    _, values = report(loop, loop.reasoning)
+    assert values["contradiction"] == "1" and values["last_refusal"] == warning
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "apart"])
+def test_by_policy_it_is_held_back_and_said_so(bench, together):
+    loop = Loop(bench, together, perception=LABEL, reasoning={"policy": "hold"})
+    loop.reasoner.action = "Pick up the blue one."
+    answer = loop.send()
+    assert (answer.text, answer.cut_short, answer.cut_reason) == ("", True, ActionText.CUT_CONTRADICTION)
+    assert "held back" in answer.warnings[0]
+    assert list(answer.region_labels) == ["red square"] and answer.law == "conserving"
+    loop.reasoner.action = None
+    assert loop.send().text == "Pick up the red one."
+    bench.wait(lambda: loop.texts, "the action")
+    assert [text.data for text in loop.texts] == ["Pick up the red one."]  # what was held never came
+    _, values = report(loop, loop.reasoning)
+    assert values["turns_cut_contradiction"] == "1"
+
+
+def test_holding_needs_a_contradiction(bench):
+    loop = Loop(bench, True, reasoning={"policy": "hold"})
+    assert loop.send().text == "Pick up the blue one."  # no region at all
+    loop.perception.parameters["look_for"] = "left"
+    loop.reasoner.action = "Pick up the blue one."
+    assert loop.send().text == "Pick up the blue one."  # a place says nothing of the object
+    loop.perception.parameters["look_for"] = "red square"
+    loop.reasoner.action = "Pick up the thing."
+    assert loop.send().text == "Pick up the thing."
+    loop.reasoner.action = "Pick up the blue one."
+    assert loop.send().text == ""
+    loop.reasoning.parameters["policy"] = "publish"
+    assert loop.send().text == "Pick up the blue one."
+
+
+def test_a_cut_action_keeps_its_own_reason(bench):
+    loop = Loop(bench, True, perception=LABEL, reasoning={"policy": "hold"})
+    loop.reasoner.action = ""
+    answer = loop.send()
+    assert (answer.text, answer.cut_reason) == ("", "") and not answer.warnings
+
+
+def test_laws_with_a_mark_get_it_and_no_tilt(bench):
+    loop = Loop(bench, True, perception=LABEL, reasoning={"steering.law": "share", "steering.share": 1})
+    answer = loop.send()
+    assert (answer.law, answer.alpha, answer.mark) == ("share", 0.0, 1.0)
+    loop.reasoning.parameters["steering.law"] = "target"
+    loop.reasoning.parameters["steering.target"] = 0.25
+    answer = loop.send()
+    assert (answer.law, answer.alpha, answer.mark) == ("target", 0.0, 0.25)
+    loop.reasoning.parameters["steering.law"] = "additive"
+    answer = loop.send()
+    assert (answer.law, answer.alpha) == ("additive", 2.0) and math.isnan(answer.mark)
+    asked = [(call["law"], call["alpha"], call["mark"]) for call in loop.reasoner.calls]
+    assert asked == [("share", 0.0, 1.0), ("target", 0.0, 0.25), ("additive", 2.0, None)]
+
+
+def test_the_schedule_is_the_parameters(bench):
+    loop = Loop(bench, True, perception=LABEL)
+    answer = loop.send()
+    assert answer.steered_tokens == 1
+    loop.reasoning.parameters["steering.schedule"] = "act=0;half_life=20"
+    loop.send()
+    assert [call["schedule"] for call in loop.reasoner.calls] == ["sure=0.9", "act=0;half_life=20"]
+    with pytest.raises(ValueError, match=r"steering\.schedule: 'act=7'.*accepted"):
+        loop.reasoning.parameters["steering.schedule"] = "act=7"
+
+
+def test_a_rollback_takes_back_the_thought_and_is_counted(bench):
+    loop = Loop(bench, True, perception=LABEL)
+    loop.reasoner.over_steered = "repetition: 'look' 3 times in a row"
+    answer = loop.send()
+    assert (answer.text, answer.rollbacks, answer.alpha) == ("Pick up the red one.", 1, 1.0)
+    assert list(answer.warnings) == ["rolled back to 0.5 of the strength: repetition: 'look' 3 times in a row"]
+    bench.wait(lambda: len(loop.thoughts) == 4, "the thoughts")
+    said = [thought.data for thought in loop.thoughts]
+    assert said == ["look look look", "", "I look at ", "I look at the red one."]
+    _, values = report(loop, loop.reasoning)
+    assert (values["rollbacks"], values["rolled_back"]) == ("1", "1")
