@@ -16,6 +16,9 @@ COMMANDS = {
     ),
     "bag": ("steer_ros.lab.bag", "write a bench clip as a rosbag2 with its truth"),
     "train": ("steer_ros.lab.train", "train the built-in models"),
+    "bench": ("steer_ros.steering.bench", "what the attention kernels cost, without a GPU"),
+    "tune": ("steer_ros.evaluation.tune", "find the heads, strength and schedule that steer a model best"),
+    "evaluate": ("steer_ros.evaluation.command", "what steering does to answers: suites with known answers"),
     "examine": ("steer_ros.lab.examine", "examine the built-in models on held-out scenes"),
 }
 

@@ -1,0 +1,150 @@
+"""`steer-ros evaluate steering`: suites of questions with known answers, with intervals, JSON and a report."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ..lab.demo_plan import FIRST_TRAINING_SEED
+from ..models.loading import ModelLoadError
+from ..steering import LAW_NAMES, UnsteerableModelError
+from .extras import ExtraError
+from .options import Options
+from .report import write_report
+from .settings import FIELDS, UNSTEERED, override
+from .stats import Row
+
+# suite -> its module: run(options: Options) -> {key: {"value", "n", "low", "high"}}, and KEYS: {key: what it says}
+SUITES = {
+    "redirect": "steer_ros.evaluation.redirect",
+    "refer": "steer_ros.evaluation.refer",
+    "pope": "steer_ros.evaluation.pope",
+    "vqa": "steer_ros.evaluation.vqa",
+    "text": "steer_ros.evaluation.text",
+    "harm": "steer_ros.evaluation.harm",
+    "compare": "steer_ros.evaluation.compare",
+}
+OWN_DATA = ("vqa", "text")  # suites that a folder of foreign scenes says nothing to
+ERRORS = (ValueError, OSError, ExtraError, ModelLoadError, UnsteerableModelError)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``steer-ros evaluate``."""
+    parser.add_argument("what", choices=("steering",), help="what is evaluated")
+    parser.add_argument("--suite", choices=(*SUITES, "all"), required=True, help="which questions are asked")
+    parser.add_argument("--json", type=Path, help="write the rows here: {key: {value, n, low, high}}; all: by suite")
+    parser.add_argument("--report", type=Path, help="write a Markdown report here, plots beside it in images/")
+    parser.add_argument("--limit", type=int, help="scenes (or questions, where there are none); default by suite")
+    parser.add_argument("--seed", type=int, help="the first scene's seed; default: the suite's held-out seeds")
+    parser.add_argument("--data", type=Path, help="folder of foreign scenes with truth.json, or (vqa) of a public set")
+    parser.add_argument("--kind", choices=("vqav2", "gqa", "pope"), help="of the public set; default: by its files")
+    parser.add_argument("--perception", help="vision-language model; default by suite")
+    parser.add_argument("--reasoning", help="reasoner; default by suite")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<n> or auto")
+    parser.add_argument("--law", choices=LAW_NAMES, help="default of this and the next four: the model's own")
+    parser.add_argument("--alpha", type=float, help="strength, or tilt of share and target")
+    parser.add_argument("--mark", type=float, help="what share and target aim at")
+    parser.add_argument("--gate", help='where the law holds: "all", or, say, "layers=2-3;phases=think"')
+    parser.add_argument("--schedule", help='how strength runs: "constant", or, say, "think=1;act=0;half_life=20"')
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the suites; prints a table for each. Returns 0, 1 when a suite of several failed, 2 after one line."""
+    names = list(SUITES) if args.suite == "all" else [args.suite]
+    try:
+        options = options_of(args)
+        for path in filter(None, (args.json, args.report)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except ERRORS as error:
+        return _refuse(error)
+    results: dict[str, dict[str, Row]] = {}
+    failed = 0
+    for name in names:
+        try:
+            results[name] = run_suite(name, options)
+        except ERRORS as error:
+            failed = _refuse(error, name)
+            if len(names) == 1:
+                return failed
+            continue
+        print_rows(name, results[name])
+        _write(args, results)
+    return 1 if failed else 0
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """The arguments as a suite's options, checked. ValueError names the argument."""
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit: {args.limit}; accepted is at least 1")
+    if args.seed is not None and not 0 <= args.seed <= FIRST_TRAINING_SEED - (args.limit or 1):
+        raise ValueError(
+            f"--seed: {args.seed}; accepted are seeds from 0 whose scenes stay below {FIRST_TRAINING_SEED}: from "
+            "there on the built-in models were trained on them"
+        )
+    if args.data is not None and not args.data.is_dir():
+        raise ValueError(f"--data: {args.data}: no such folder")
+    overrides = {name: getattr(args, name) for name in FIELDS}
+    override(UNSTEERED, overrides)  # so that a wrong one is told before anything is loaded
+    return Options(
+        limit=args.limit,
+        seed=args.seed,
+        data=args.data,
+        kind=args.kind,
+        perception=args.perception,
+        reasoning=args.reasoning,
+        overrides=overrides,
+        out=args.report.parent / "images" if args.report else None,
+        device=args.device,
+    )
+
+
+def run_suite(name: str, options: Options) -> dict[str, Row]:
+    """One suite's rows. Torch's threads are as they were afterwards."""
+    module = importlib.import_module(SUITES[name])
+    threads, started = torch.get_num_threads(), time.perf_counter()
+    try:
+        rows = module.run(options)
+    finally:
+        torch.set_num_threads(threads)
+    options.progress(f"{name}: done in {time.perf_counter() - started:.0f} s")
+    return rows
+
+
+def print_rows(name: str, rows: dict[str, Row]) -> None:
+    """A suite's table on stdout."""
+    width = max(map(len, rows), default=0)
+    print(f"\n{name}\n{'':{width}}   value      95% interval      n")
+    for key, row in rows.items():
+        print(f"{key:{width}} {row['value']:7.3f}  {row['low']:7.3f} – {row['high']:7.3f} {row['n']:6.0f}")
+
+
+def _write(args: argparse.Namespace, results: dict[str, dict[str, Row]]) -> None:
+    """JSON and report of what is there so far: a later suite that fails takes nothing away."""
+    if args.json:
+        content = results if args.suite == "all" else results[args.suite]
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if args.report:
+        modules = {name: importlib.import_module(SUITES[name]) for name in results}
+        write_report(args.report, results, modules, command_line(args))
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The call that gave a report, without the places that it wrote to."""
+    said: list[str] = ["steer-ros evaluate", args.what, "--suite", args.suite]
+    for name in ("limit", "seed", "data", "kind", "perception", "reasoning", *FIELDS):
+        value = getattr(args, name)
+        if value is not None:
+            said += [f"--{name}", f'"{value}"' if ";" in str(value) else str(value)]
+    return " ".join(said)
+
+
+def _refuse(error: Exception, suite: str | None = None) -> int:
+    where = "steer-ros evaluate" if suite is None else f"steer-ros evaluate: {suite}"
+    print(f"{where}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

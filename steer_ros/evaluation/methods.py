@@ -1,0 +1,125 @@
+"""The methods that the comparison sets side by side: what each does to attention, to the frame or to the prompt.
+
+Strengths of the others' methods are not ours to choose badly: where a method has `strengths`, its own is the one of
+them that does best on tuning scenes that nothing is judged on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from ..lab.facts import Fact
+from ..models import Perceiver, Reasoner, VisualFeatures
+from ..regions.boxes import Box
+from ..steering import Gate
+from .scenes import Case
+from .settings import UNSTEERED, Setting, discovered_heads, law_of, random_heads
+
+SATURATED = 16.0  # e^16: where a head looks at the region at all, it looks nowhere else in the frame
+PASTA = math.log(100.0)  # PASTA's own: the attention paid to the rest is multiplied by 0.01
+RANDOM_HEADS = 8  # how many, where the model's gate does not say
+CONTEXT = 0.25  # a crop shows this part of the box's longer side on each side of it
+PEN = (255, 0, 0)  # RGB of the drawn box: red, as in the visual prompts of the literature
+
+DESCRIPTIONS = {
+    "unsteered": "greedy; the model does not know the region",
+    "additive": "the research note: +2 on the region's scores, all heads",
+    "additive_tuned": "the same at the best alpha",
+    "gaze_heads": "Gaze Heads' recipe: a saturated bias on the heads that the model's gate names",
+    "random_heads": "its control: the same on as many heads drawn at random",
+    "pasta": "PASTA-style: the rest of the frame down-weighted, all heads",
+    "spotlight": "SpotLight-style log(t/p): each row's look at the region brought to a set share of all attention, on "
+    "all heads (by the target law, which holds back rows that look at it more, where SpotLight leaves those)",
+    "crop": "the region alone as the frame, with a quarter of its longer side around it",
+    "drawn_box": "a red box drawn on the frame",
+    "box_in_words": 'the place in words: "Look at the top left. …"',
+    "ours": "what the model's steering.json says (conserving, alpha 2, if there is none), or the call's options",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to point at a region.
+
+    frame: "whole" as it is, "crop" the region alone, "drawn" with a box drawn on it. words: whether the prompt says
+    where the region is. strengths: among which the tuning scenes choose; () for a setting that stands.
+    """
+
+    name: str
+    setting: Setting = UNSTEERED
+    frame: str = "whole"
+    words: bool = False
+    strengths: tuple[float, ...] = ()
+
+    def at(self, strength: float) -> Method:
+        """The method at one of its strengths: alpha, or the mark of a law that has one."""
+        law = self.setting.law
+        law = law_of(law.name, law.alpha, strength) if law.marked else law_of(law.name, strength)
+        return replace(self, setting=replace(self.setting, law=law), strengths=())
+
+    def prompt(self, text: str, case: Case, fact: Fact) -> str:
+        """What is asked: the text, or the text after the region's place in words."""
+        return f"Look at the {fact.place}. {text}" if self.words else text
+
+    def features(self, perceiver: Perceiver, case: Case, fact: Fact) -> VisualFeatures:
+        """The frame that the method shows: the scene's own, encoded already, or one of its making."""
+        if self.frame == "whole":
+            return case.features
+        box = case.box(fact)
+        image = crop(case.image, box) if self.frame == "crop" else drawn(case.image, box)
+        return perceiver.encode(image)
+
+    def weights(self, case: Case, fact: Fact) -> np.ndarray | None:
+        """The region's weights, for a method that steers."""
+        return case.weights(fact) if self.setting.steers else None
+
+
+def methods(reasoner: Reasoner, ours: Setting) -> list[Method]:
+    """All that are compared, ours last. Without discovered heads, random ones stand alone."""
+    heads = discovered_heads(reasoner)
+    few = random_heads(reasoner, len(heads) or RANDOM_HEADS)
+    saturated = (4.0, 8.0, SATURATED)
+    steered = [
+        Method("additive", _setting("additive", 2.0)),
+        Method("additive_tuned", _setting("additive", 2.0), strengths=(1.0, 1.5, 2.0, 3.0, 4.0)),
+        Method("gaze_heads", _setting("additive", SATURATED, heads), strengths=saturated),
+        Method("random_heads", _setting("additive", SATURATED, few), strengths=saturated),
+        Method("pasta", replace(_setting("additive", PASTA), weights="rest"), strengths=(1.0, 2.0, 3.0, PASTA)),
+        Method(
+            "spotlight", Setting("target", law_of("target", 0.0, 0.1), guard=False), strengths=(0.02, 0.05, 0.1, 0.3)
+        ),
+    ]
+    return [
+        Method("unsteered"),
+        *(method for method in steered if heads or method.name != "gaze_heads"),
+        Method("crop", frame="crop"),
+        Method("drawn_box", frame="drawn"),
+        Method("box_in_words", words=True),
+        Method("ours", ours),
+    ]
+
+
+def crop(image: np.ndarray, box: Box) -> np.ndarray:
+    """The square around a box with some context, clipped to the frame: uint8 [height, width, 3]."""
+    height, width = image.shape[:2]
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half = max(box[2] - box[0], box[3] - box[1]) * (0.5 + CONTEXT)
+    x0, x1 = max(0, round(x - half)), min(width, round(x + half))
+    y0, y1 = max(0, round(y - half)), min(height, round(y + half))
+    return np.ascontiguousarray(image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
+
+
+def drawn(image: np.ndarray, box: Box) -> np.ndarray:
+    """The frame with the box drawn on it, 3 pixels wide."""
+    copy = image.copy()
+    corners = [round(side) for side in box]
+    cv2.rectangle(copy, (corners[0], corners[1]), (corners[2] - 1, corners[3] - 1), PEN, 3)
+    return copy
+
+
+def _setting(law: str, alpha: float, heads: tuple[tuple[int, int], ...] = ()) -> Setting:
+    return Setting(law, law_of(law, alpha), Gate(pairs=heads) if heads else None, guard=False)

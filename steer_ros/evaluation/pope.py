@@ -1,0 +1,243 @@
+"""Suite `pope`: does steering by perception's regions mend yes/no answers about what is there and what is not?
+
+After POPE (Li et al., 2023), on scenes with known objects: "Is there a red beaker?", as many questions to be answered
+yes as no, in three splits that share the first and differ in the second:
+- random: any colour and shape that the scene does not hold together;
+- popular: those absent ones that the scenes of this run hold most often;
+- adversarial: absent ones whose colour and shape both occur in the scene, then those that share one of them.
+What lies there but is mostly hidden is not asked about.
+
+**The region never comes from truth.** One rule for every question, whatever its answer (`pope_regions.regions`): what
+perception finds by the name that is asked for ("red beaker"); if nothing, all that it finds of the colour ("red
+object"); if nothing, all that it finds of the shape. So a question to be answered no has its region as well: the red
+things, for the reasoner to see that none of them is a beaker. The reasoner answers, not the region: what an answer
+"yes, if perception finds it by its name" would score is reported beside it (`_perception`).
+
+Against unsteered greedy answers to the same questions; the control steers to regions of the same size elsewhere. The
+questions of a scene are answered in batches (`batching`), token for token as `Reasoner.generate` would without its
+guard. The rule, the law and its strength were chosen on scenes from seed 540,000 up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..lab.instructions import exists_answer
+from ..lab.scene import COLOURS, SHAPES, make_scene
+from ..lab.truth import read_truth
+from ..regions.boxes import Box
+from ..regions.mask import union
+from ..steering import make_law
+from .options import Options
+from .pope_answers import NO, YES, Answerer
+from .pope_regions import Grounder, regions
+from .scenes import Case, cases
+from .settings import UNSTEERED, Setting, override
+from .stats import Row, bootstrap
+from .tally import Tally, gather
+
+SEED = 420_000
+SALT = 3
+SCENES = 400
+MOST = 4  # questions of each answer in each split, a scene
+SPLITS = ("random", "popular", "adversarial")
+WAYS = ("", "_unsteered", "_random_region", "_perception")
+SETTING = Setting("ours", make_law("conserving", 2.0), description="conserving, on all heads")
+
+_MEASURES = {
+    "accuracy": "right answers",
+    "precision": "of the answers yes, those that are right",
+    "recall": "of the questions to be answered yes, those that are",
+    "f1": "harmonic mean of precision and recall",
+    "yes_share": "answers yes (half of them should be)",
+}
+KEYS = {
+    "adversarial_gain": "accuracy on the adversarial split, steered less unsteered",
+    "adversarial_errors_cut": "the part of the unsteered errors there that steering takes away (net)",
+    "yes_share_shift": "share of yes on the adversarial split, steered less unsteered",
+    "adversarial_gain_random_region": "the gain when a region of the same size elsewhere is steered to",
+    "adversarial_accuracy_perception": "accuracy there if the answer were yes whenever perception finds the name",
+    "malformed": "steered answers that are neither yes nor no",
+    "region_found": "questions for which perception gave a region",
+    **{
+        f"{split}_{measure}{way}": f"{what}, {split} split{', unsteered' if way else ''}"
+        for split in SPLITS
+        for measure, what in _MEASURES.items()
+        for way in WAYS[:2]
+    },
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Is there such a thing? Asked once, and counted in each of the splits."""
+
+    name: str
+    there: bool
+    splits: tuple[str, ...]
+
+    @property
+    def prompt(self) -> str:
+        """As the reasoner knows it."""
+        return exists_answer(self.name, []).prompt
+
+
+def run(options: Options) -> dict[str, Row]:
+    """Ask and judge. Keys: see KEYS."""
+    tally = gather(options, part, options.size(SCENES))
+    rows = tally.shares(("malformed", "region_found"))
+    for split in SPLITS:
+        for way in WAYS[:2]:
+            for measure in _MEASURES:
+                rows[f"{split}_{measure}{way}"] = measured(tally, measure, split, way)
+    right, plain = tally.values("adversarial_right"), tally.values("adversarial_right_unsteered")
+    scenes = tally.scenes("adversarial_right")
+    rows["adversarial_gain"] = tally.less("adversarial_right", "adversarial_right_unsteered")
+    rows["adversarial_gain_random_region"] = tally.less(
+        "adversarial_right_random_region", "adversarial_right_unsteered"
+    )
+    rows["adversarial_accuracy_perception"] = tally.share("adversarial_right_perception")
+    rows["adversarial_errors_cut"] = bootstrap(errors_cut, right, plain, groups=scenes)
+    rows["yes_share_shift"] = tally.less("adversarial_yes", "adversarial_yes_unsteered")
+    return {key: rows[key] for key in KEYS}
+
+
+def errors_cut(right: np.ndarray, plain: np.ndarray) -> float:
+    """1 − errors steered / errors unsteered; 0 where there was nothing to mend and nothing was broken."""
+    before, after = float((1 - plain).sum()), float((1 - right).sum())
+    return 0.0 if before == after else 1 - after / before if before else -float("inf")
+
+
+def measured(tally: Tally, measure: str, split: str, way: str) -> Row:
+    """One of _MEASURES of a split's answers, with its interval over scenes."""
+    if measure == "accuracy":
+        return tally.share(f"{split}_right{way}")
+    if measure == "yes_share":
+        return tally.share(f"{split}_yes{way}")
+    said, there = tally.values(f"{split}_yes{way}"), tally.values(f"{split}_there{way}")
+    scenes = tally.scenes(f"{split}_yes{way}")
+
+    def statistic(said: np.ndarray, there: np.ndarray) -> float:
+        hits = float((said * there).sum())
+        of = {"precision": said.sum(), "recall": there.sum(), "f1": (said.sum() + there.sum()) / 2}[measure]
+        return hits / float(of) if of else 0.0
+
+    return bootstrap(statistic, said, there, groups=scenes)
+
+
+def part(options: Options, index: int, of: int) -> Tally:
+    """The questions about every of-th scene from `index` on."""
+    perceiver, reasoner = options.perceiver(), options.reasoner()
+    setting, tally, count = override(options.setting or SETTING, options.overrides), Tally(), options.size(SCENES)
+    first = options.first_seed(SEED)
+    lying = names_lying(options, first, count)
+    popular = [name for name, _ in Counter(n for names in lying.values() for n in names).most_common()]
+    answerer, grounder = Answerer(reasoner), Grounder(perceiver)
+    found = cases(perceiver, first, count, options.data, names=2, part=(index, of))
+    for done, case in enumerate(found, 1):
+        questions = ask_about(case, lying.get(case.key, set()), popular)
+        judge(grounder, answerer, case, questions, setting, tally)
+        if done % 20 == 0:
+            options.progress(f"pope: {done * of} of {count} scenes")
+    return tally
+
+
+def names_lying(options: Options, first: int, count: int) -> dict[int, set[str]]:
+    """What lies on the bench, hidden or not, by scene."""
+    if options.data is not None:
+        return {
+            stamp: {f"{o.colour} {o.shape}" for o in seen} for stamp, seen in read_truth(options.data).frames.items()
+        }
+    # Scenes with a single name are passed over, so the run goes a little beyond `count` seeds.
+    return {seed: {o.name for o in make_scene(seed).objects} for seed in range(first, first + 2 * count + 8)}
+
+
+def ask_about(case: Case, lying: set[str], popular: Sequence[str]) -> list[Question]:
+    """The questions of one scene.
+
+    Args:
+        lying: all names that lie there, the mostly hidden ones too.
+        popular: names by how often they occur, the most frequent first.
+    """
+    rng = case.rng(SALT)
+    there = sorted({fact.name for fact in case.facts})
+    colours, shapes = {fact.colour for fact in case.facts}, {fact.shape for fact in case.facts}
+    absent = [f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in lying and f"{c} {s}" not in there]
+    count = min(len(there), len(absent), MOST)
+    drawn = [absent[i] for i in rng.permutation(len(absent))]
+
+    def shared(name: str) -> int:
+        colour, shape = name.split()
+        return (colour in colours) + (shape in shapes)
+
+    order = {name: rank for rank, name in enumerate(popular)}
+    chosen = {
+        "random": drawn[:count],
+        "popular": sorted(drawn, key=lambda name: order.get(name, len(order)))[:count],
+        "adversarial": sorted(drawn, key=shared, reverse=True)[:count],
+    }
+    splits: dict[str, list[str]] = defaultdict(list)
+    for split, names in chosen.items():
+        for name in names:
+            splits[name].append(split)
+    yes = [there[i] for i in rng.permutation(len(there))[:count]]
+    return [Question(name, True, SPLITS) for name in yes] + [Question(n, False, tuple(s)) for n, s in splits.items()]
+
+
+def judge(
+    grounder: Grounder,
+    answerer: Answerer,
+    case: Case,
+    questions: Sequence[Question],
+    setting: Setting,
+    tally: Tally,
+) -> None:
+    """Answer and judge the questions of one scene: unsteered, steered, and steered elsewhere."""
+    scene = answerer.look(case.features)
+    prompts = [question.prompt for question in questions]
+    answers = {"_unsteered": answerer.answer(scene, prompts, UNSTEERED, None)}
+    answers |= {way: list(answers["_unsteered"]) for way in ("", "_random_region")}
+    found = regions(grounder, [question.name for question in questions], case.features)
+    answers["_perception"] = [YES if found[question.name].named else NO for question in questions]
+    shared: dict[tuple[Box, ...], list[int]] = defaultdict(list)
+    for place, question in enumerate(questions):
+        if found[question.name].boxes:
+            shared[found[question.name].boxes].append(place)
+    for boxes, places in shared.items():
+        _answer(answers[""], answerer, scene, places, prompts, setting, weights_of(case, boxes))
+        places = [place for place in places if "adversarial" in questions[place].splits]
+        off = weights_of(case, [elsewhere(case, box) for box in boxes])
+        _answer(answers["_random_region"], answerer, scene, places, prompts, setting, off)
+    for place, question in enumerate(questions):
+        tally.add("malformed", answers[""][place] not in (YES, NO), case.key)
+        tally.add("region_found", bool(found[question.name].boxes), case.key)
+        for split in question.splits:
+            for way in WAYS:
+                tally.add(f"{split}_right{way}", answers[way][place] == (YES if question.there else NO), case.key)
+                tally.add(f"{split}_yes{way}", answers[way][place] == YES, case.key)
+                tally.add(f"{split}_there{way}", question.there, case.key)
+
+
+def weights_of(case: Case, boxes: Sequence[Box]) -> np.ndarray:
+    """All boxes as one region: int8 [rows, cols]."""
+    return union([case.weights(box) for box in boxes])
+
+
+def elsewhere(case: Case, box: Box) -> Box:
+    """A box of the same size at a random place of the frame."""
+    width, height = case.features.frame_size
+    rng = case.rng(SALT + int(box[0]))
+    left, top = rng.uniform(0, width - (box[2] - box[0])), rng.uniform(0, height - (box[3] - box[1]))
+    return (float(left), float(top), float(left + box[2] - box[0]), float(top + box[3] - box[1]))
+
+
+def _answer(answers: list[str], answerer: Answerer, scene, places, prompts, setting, weights) -> None:
+    """Answer some of the questions anew, in place."""
+    for place, answer in zip(
+        places, answerer.answer(scene, [prompts[i] for i in places], setting, weights), strict=True
+    ):
+        answers[place] = answer

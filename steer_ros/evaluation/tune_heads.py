@@ -1,0 +1,130 @@
+"""`steer-ros tune heads`: head discovery on scenes or photos, with random heads and all heads as controls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ..lab.demo_plan import INSTRUCTION
+from ..models import Perceiver, Reasoner, VisualFeatures
+from ..models.context import TOKEN, embed
+from ..regions.mask import box_weights, pool_to_tokens
+from ..steering import Gate, Span, make_law
+from ..steering.heads import Probe, choose_heads, effect, score_heads
+from ..steering.tuned import Tuned, load_tuned, save_tuned
+from .scenes import SUFFIXES, cases
+from .settings import random_heads
+
+SEED = 500_000  # tuning scenes: no suite judges on them
+DRAWS = 5  # of random heads
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``steer-ros tune heads``."""
+    parser.add_argument("--scenes", type=int, default=24, help="frames to look at")
+    parser.add_argument("--photos", type=Path, help="a folder of images to look at in place of bench scenes")
+    parser.add_argument("--prompt", default=INSTRUCTION, help="what is asked about each frame")
+    parser.add_argument("--part", type=float, default=0.9, help="of all the effect, what the chosen heads must have")
+
+
+def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Find the heads, measure them against the controls, and write them to steering.json; what was measured.
+
+    Raises:
+        ValueError: an argument; photos that can't be read; a reasoner that sees no frames (it has no bridge).
+    """
+    if args.scenes < 1:
+        raise ValueError(f"--scenes: {args.scenes}; accepted is at least 1")
+    choose_heads(torch.ones(1, 1), args.part)  # a wrong part is told before minutes of work
+    started = time.perf_counter()
+    probes = [
+        probe_of(reasoner, perceiver.encode(image), args.prompt)
+        for image in frames(perceiver, args.photos, args.scenes)
+    ]
+    scores = score_heads(
+        reasoner.attachment, probes, progress=lambda n: print(f"heads: {n} of {len(probes)} frames", flush=True)
+    )
+    pairs = choose_heads(scores, args.part)
+    rows = controls(reasoner, probes, pairs)
+    rows["seconds"] = time.perf_counter() - started
+    print_scores(scores, pairs, rows)
+    before = load_tuned(args.out or folder, weights=folder) or Tuned(make_law("conserving"))
+    said = f"steer-ros tune heads: {len(pairs)} of {scores.numel()} heads have {args.part:.0%} of the effect"
+    tuned = replace(before, gate=Gate(pairs=pairs), found={**before.found, "heads": said})
+    print(save_tuned(args.out or folder, tuned, weights=folder))
+    if args.json:
+        rows = {**rows, "heads": [f"{layer}.{head}" for layer, head in pairs], "scores": scores.tolist()}
+        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return rows
+
+
+def frames(perceiver: Perceiver, photos: Path | None, count: int) -> Iterator[np.ndarray]:
+    """uint8 RGB images: photos in the order of their names, or bench scenes."""
+    if photos is None:
+        yield from (case.image for case in cases(perceiver, SEED, count))
+        return
+    files = sorted(f for f in photos.glob("*") if f.suffix.lower() in SUFFIXES) if photos.is_dir() else []
+    if not files:
+        raise ValueError(f"--photos: {photos}; accepted is a folder with images ({', '.join(SUFFIXES)})")
+    for file in files[:count]:
+        bgr = cv2.imdecode(np.frombuffer(file.read_bytes() or b"\0", np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise ValueError(f"--photos: {file}: can't be decoded")
+        yield np.ascontiguousarray(bgr[..., ::-1])
+
+
+@torch.no_grad()
+def probe_of(reasoner: Reasoner, features: VisualFeatures, prompt: str) -> Probe:
+    """A frame's question with the answer that the model gives unsteered; its quarters are the regions."""
+    if reasoner.bridge_for(features) != TOKEN:
+        raise ValueError(
+            f"model {reasoner.name!r}: has no bridge for these frames and sees them by words alone; accepted is a "
+            "reasoner with a token bridge"
+        )
+    turn = reasoner.generate(prompt, features, measure_focus=False, guard=False)
+    context = reasoner.layout.with_tokens(prompt, [int(features.tokens.shape[0])])
+    embeds = embed(reasoner.model, context, [features.tokens], reasoner.bridge)
+    written = torch.tensor([turn.output_ids[:-1]], dtype=torch.long, device=embeds.device)
+    embeds = torch.cat([embeds, reasoner.model.get_input_embeddings()(written)], 1)
+    spans = tuple(Span(*span) for span in context.spans)
+    return Probe(embeds, spans, len(turn.output_ids), tuple([quarter] for quarter in quarters(features)))
+
+
+def quarters(features: VisualFeatures) -> list[np.ndarray]:
+    """The four quarters of a frame as token weights, int8 [tokens]."""
+    (width, height), grid = features.frame_size, features.grid
+    x, y = width / 2, height / 2
+    boxes = [(0.0, 0.0, x, y), (x, 0.0, width, y), (0.0, y, x, height), (x, y, width, height)]
+    return [pool_to_tokens(box_weights(grid, features.frame_size, box), grid.merge).reshape(-1) for box in boxes]
+
+
+@torch.no_grad()
+def controls(reasoner: Reasoner, probes: list[Probe], pairs: tuple[tuple[int, int], ...]) -> dict[str, float]:
+    """The joint effect, in nats, of the chosen heads, of as many random ones (mean of some draws) and of all."""
+
+    def joint(gate: Gate) -> float:
+        table = gate.table(reasoner.attachment.num_layers, reasoner.attachment.num_heads)
+        return float(np.mean([effect(reasoner.attachment, probe, table) for probe in probes]))
+
+    drawn = [joint(Gate(pairs=random_heads(reasoner, len(pairs), seed))) for seed in range(DRAWS)]
+    return {"chosen": joint(Gate(pairs=pairs)), "random": float(np.mean(drawn)), "all": joint(Gate())}
+
+
+def print_scores(scores: torch.Tensor, pairs: tuple[tuple[int, int], ...], rows: dict[str, float]) -> None:
+    """The table of scores, the chosen heads in brackets, and the controls."""
+    print("effect of each head alone, nats (rows: layers; [chosen])")
+    for layer, row in enumerate(scores.tolist()):
+        cells = (f"[{s:.3f}]" if (layer, head) in pairs else f" {s:.3f} " for head, s in enumerate(row))
+        print(f"{layer:3d} {' '.join(cells)}")
+    print(
+        f"together: chosen {rows['chosen']:.3f}, as many at random {rows['random']:.3f}, all heads {rows['all']:.3f}"
+        f" ({rows['seconds']:.0f} s)"
+    )

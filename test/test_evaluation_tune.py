@@ -1,0 +1,132 @@
+"""`steer-ros tune` on a scene or two: what it writes is what the model then uses, and bad input is named."""
+
+import argparse
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from steer_ros.cli import main
+from steer_ros.evaluation import tune_alpha, tune_heads, tune_strength
+from steer_ros.evaluation.scenes import cases
+from steer_ros.evaluation.settings import Setting
+from steer_ros.models import Perceiver, Reasoner, resolve
+from steer_ros.steering import Gate, make_law
+from steer_ros.steering.tuned import load_tuned
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The built-in pair, the reasoner in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("models") / "lab-r1"
+    shutil.copytree(resolve("builtin:lab-r1"), folder)
+    (folder / "steering.json").unlink(missing_ok=True)
+    return Perceiver.from_pretrained("builtin:lab-vl"), Reasoner.from_pretrained(str(folder)), folder
+
+
+def options(module, *given):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out")
+    parser.add_argument("--json")
+    module.add_arguments(parser)
+    return parser.parse_args(list(given))
+
+
+def test_heads_are_found_and_become_the_default(pair):
+    perceiver, reasoner, folder = pair
+    rows = tune_heads.tune(perceiver, reasoner, folder, options(tune_heads, "--scenes", "1"))
+    tuned = load_tuned(folder)
+    assert tuned.gate.pairs and "heads" in tuned.found
+    assert rows["chosen"] > rows["random"] and rows["chosen"] > 0.3 * rows["all"]
+    assert Reasoner.from_pretrained(str(folder)).tuned.gate == tuned.gate
+
+
+def test_photos_will_do(pair, tmp_path):
+    perceiver, _, _ = pair
+    for index in range(2):
+        shade = np.full((90, 120, 3), 60 + index, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{index}.png"), shade)
+    images = list(tune_heads.frames(perceiver, tmp_path, 5))
+    assert [image.shape for image in images] == [(90, 120, 3)] * 2
+    (tmp_path / "0.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"0\.png: can't be decoded"):
+        list(tune_heads.frames(perceiver, tmp_path, 5))
+    with pytest.raises(ValueError, match="--photos"):
+        list(tune_heads.frames(perceiver, tmp_path / "none", 5))
+
+
+class Told:
+    """A trial of Optuna's that says what it is told to."""
+
+    def __init__(self, **said):
+        self.said = said
+
+    def suggest_categorical(self, name, choices):
+        assert self.said[name] in choices
+        return self.said[name]
+
+    def suggest_float(self, name, low, high, log=False):
+        assert low <= self.said[name] <= high
+        return self.said[name]
+
+
+def test_what_the_search_draws_is_a_setting():
+    heads = Gate(pairs=((0, 1),))
+    drawn = tune_alpha.suggest(Told(law="conserving", alpha=6.0, gate="heads", schedule="sure", sure=0.9), heads)
+    assert (drawn.law, drawn.gate, str(drawn.schedule)) == (make_law("conserving", 6.0), heads, "sure=0.9")
+    drawn = tune_alpha.suggest(Told(law="share", share=0.8, schedule="think"), None)
+    assert (drawn.law, drawn.gate, str(drawn.schedule)) == (make_law("share", mark=0.8), None, "act=0")
+    drawn = tune_alpha.suggest(Told(law="target", target=0.3, schedule="half_life", half_life=4.0), None)
+    assert drawn.law.mark == 0.3 and drawn.schedule.half_life == 4.0
+
+
+def test_quality_is_the_share_of_whole_answers(pair):
+    perceiver, reasoner, _ = pair
+    asked = list(cases(perceiver, tune_alpha.SEED, 2, names=2))
+    right = tune_alpha.share_right(reasoner, asked, Setting("x", make_law("conserving", 4.0), guard=False))
+    assert right in (0.0, 0.25, 0.5, 0.75, 1.0) and right >= 0.5
+
+
+def test_a_network_learns_on_a_frozen_model(pair):
+    perceiver, reasoner, _ = pair
+    before = {name: value.clone() for name, value in reasoner.model.state_dict().items()}
+    seen = list(cases(perceiver, tune_strength.SEED, 1, names=2))
+    net = tune_strength.train(reasoner, seen, 2, 0)
+    fresh = tune_strength.StrengthNet()
+    assert any((a != b).any() for a, b in zip(net.state_dict().values(), fresh.state_dict().values()))
+    assert all((before[name] == value).all() for name, value in reasoner.model.state_dict().items())
+    plain = reasoner.generate("Pick up one object.", seen[0].features, measure_focus=False)
+    assert plain.action  # the model's attention is what it was
+    turn = reasoner.generate(
+        "Pick up one object.", seen[0].features, seen[0].weights(seen[0].facts[0]), law="conserving", alpha=1,
+        adaptive=net, gate="all",
+    )  # fmt: skip
+    assert turn.steered and turn.focus_after > turn.focus_before
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["heads", "--scenes", "0"], "--scenes: 0"),
+        (["heads", "--scenes", "1", "--part", "2"], "part: 2"),
+        (["heads", "--reasoning", "builtin:nobody"], "nobody"),
+        (["strength", "--steps", "0"], "--steps: 0"),
+        (["alpha", "--trials", "0"], "--trials: 0"),
+    ],
+)
+def test_wrong_arguments_are_named_in_one_line(argv, said, capsys):
+    assert main(["tune", *argv]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_another_models_file_is_refused(pair, tmp_path):
+    _, _, folder = pair
+    other = tmp_path / "lab-r1"
+    shutil.copytree(folder, other)
+    said = json.loads((folder / "steering.json").read_text())
+    (other / "steering.json").write_text(json.dumps({**said, "model": "sha256:of another"}))
+    with pytest.raises(Exception, match="found for another model"):
+        Reasoner.from_pretrained(str(other))
