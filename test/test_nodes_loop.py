@@ -78,7 +78,7 @@ def test_each_frame_gives_one_action_about_what_is_looked_for(loop):
     assert len(loop.actions) == 5
     assert len({answer.turn_id for answer in answers}) == 5
     answer = answers[0]
-    assert (answer.law, answer.alpha) == ("conserving", 2.0)
+    assert (answer.law, answer.alpha) == ("conserving", 8.0)
     assert list(answer.region_labels) == ["red square"]
     assert answer.focus_after > answer.focus_before > 0
     assert (answer.thought_tokens, answer.cut_short, answer.cut_reason) == (2, False, "")

@@ -79,9 +79,9 @@ def test_laws_with_a_mark_get_it_and_no_tilt(bench):
     assert (answer.law, answer.alpha, answer.mark) == ("target", 0.0, 0.25)
     loop.reasoning.parameters["steering.law"] = "additive"
     answer = loop.send()
-    assert (answer.law, answer.alpha) == ("additive", 2.0) and math.isnan(answer.mark)
+    assert (answer.law, answer.alpha) == ("additive", 8.0) and math.isnan(answer.mark)
     asked = [(call["law"], call["alpha"], call["mark"]) for call in loop.reasoner.calls]
-    assert asked == [("share", 0.0, 1.0), ("target", 0.0, 0.25), ("additive", 2.0, None)]
+    assert asked == [("share", 0.0, 1.0), ("target", 0.0, 0.25), ("additive", 8.0, None)]
 
 
 def test_the_schedule_is_the_parameters(bench):
@@ -99,7 +99,7 @@ def test_a_rollback_takes_back_the_thought_and_is_counted(bench):
     loop = Loop(bench, True, perception=LABEL)
     loop.reasoner.over_steered = "repetition: 'look' 3 times in a row"
     answer = loop.send()
-    assert (answer.text, answer.rollbacks, answer.alpha) == ("Pick up the red one.", 1, 1.0)
+    assert (answer.text, answer.rollbacks, answer.alpha) == ("Pick up the red one.", 1, 4.0)
     assert list(answer.warnings) == ["rolled back to 0.5 of the strength: repetition: 'look' 3 times in a row"]
     bench.wait(lambda: len(loop.thoughts) == 4, "the thoughts")
     said = [thought.data for thought in loop.thoughts]

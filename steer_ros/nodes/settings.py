@@ -189,7 +189,7 @@ REASONING = (
     ),
     Setting(
         "steering.alpha",
-        2.0,
+        8.0,
         "Strength of additive and conserving: the bias on the attention score of a key of weight 1.",
         low=-MAX_ALPHA,
         high=MAX_ALPHA,
