@@ -22,56 +22,56 @@ from torch import Tensor
 
 from .fields import KeyField
 from .prefill_passes import in_order, load_field, load_rows, visual_first
-from .tilt import ADDITIVE, CONSERVING, GAIN_KINDS, LAW_CODES, LOG2E, NONE, WEIGHT_ONE, head_gain, moves, row_gain
+from .tilt import ADDITIVE, CONSERVING, GAIN_KINDS, LAW_CODES, LOG2E, NONE, head_gain, moves, row_gain
 
 WIDEST = tl.constexpr(64.0)  # how far apart tilts may lie for one maximum to hold them all in float32
 
 
 class Config(NamedTuple):
-    """How the kernel is cut: rows of a program; keys of a tile, in order and V first; warps of a program; tiles of
-    K and V in flight."""
+    """How rows are cut: rows of a program, keys of a tile, warps of a program, tiles of K and V in flight."""
 
     block_m: int
     block_n: int
-    block_v: int
     num_warps: int
     num_stages: int
 
 
-def config(head_size: int, law: str, arch: int, *, item_bytes: int = 2) -> Config:
-    """The configuration for a head size, a law and a card (arch 90 is sm_90). The law changes only how rows that it
-    holds for are cut: a row that is not steered is the same, to the bit, under every law.
+def config(head_size: int, law: str, arch: int, *, item_bytes: int = 2) -> tuple[Config, Config]:
+    """The configurations for a head size, a law and a card (arch 90 is sm_90): of rows whose keys are taken in order,
+    and of those that take V first. The law does not change the first, so that a row that is not steered is the same,
+    to the bit, under every law. They share a launch unless they differ in more than the keys of a tile.
 
     item_bytes: of q, k and v; 4 is there for checking, not for speed.
     """
     if item_bytes == 4:
-        return Config(32, 32, 32, 4, 1)
-    large = arch in (80, 90, 100, 103)  # 164 KB of shared memory and more; sm_120 has 99
-    block_n = 64 if large or head_size > 64 else 32
-    two_groups = law in ("share", "target") and head_size > 64  # of 64 registers each
-    return Config(128, block_n, 16 if two_groups and not large else 32, 8, 3 if large else 2)
+        return Config(32, 32, 4, 1), Config(32, 32, 4, 1)
+    if arch in (80, 90, 100, 103):  # 164 KB of shared memory and more
+        return Config(128, 64, 8, 3), Config(128, 32, 8, 3)
+    in_order = Config(128, 64 if head_size > 64 else 32, 8, 2)  # 99 KB; the scores' operands take registers too
+    if law in ("share", "target") and head_size > 64:  # two groups of 128 × 128 would not fit the registers
+        return in_order, Config(64, 32, 8, 2)
+    return in_order, Config(128, 32, 8, 2)
 
 
-@triton.jit(
-    do_not_specialize=["rows_total", "rows_first", "length", "q_start", "start", "n", "field_blocks"]
-)
+@triton.jit(do_not_specialize=["rows_total", "rows_first", "blocks_first", "length", "q_start", "start", "n"])
 def _prefill_kernel(
     q, k, v, out, focus, weights, visual, seen, gains, alpha, mark, gate,
     q_batch, q_head, q_row, k_batch, k_head, k_key, v_batch, v_head, v_key,
-    q_heads, group, rows_total, rows_first, field_blocks, length, q_start, start, n, scale, tilt_unit,
-    LAW: tl.constexpr, FOCUS: tl.constexpr, MIXED: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr, GAIN_KIND: tl.constexpr,
-    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    q_heads, group, rows_total, rows_first, blocks_first, length, q_start, start, n, scale, tilt_unit,
+    LAW: tl.constexpr, FOCUS: tl.constexpr, MIXED: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr,
+    GAIN_KIND: tl.constexpr, IN_ORDER: tl.constexpr, V_FIRST: tl.constexpr, HEAD: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Grid [B · Hq, blocks of rows]. Blocks cut rows [0, rows_first) and then [rows_first, rows_total); the last,
-    which see the most keys, go first."""
+    which see the most keys, go first. MIXED: a block may hold rows of both kinds. IN_ORDER, V_FIRST: which kind of
+    rows this launch does."""
     head = tl.program_id(0) % q_heads
     batch = tl.program_id(0) // q_heads
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     row = block * BLOCK_M
     stop = rows_first
-    if block >= field_blocks:
-        row = rows_first + (block - field_blocks) * BLOCK_M
+    if block >= blocks_first:
+        row = rows_first + (block - blocks_first) * BLOCK_M
         stop = rows_total
     count = tl.minimum(stop - row, BLOCK_M)
     first = q_start + row
@@ -132,20 +132,22 @@ def _prefill_kernel(
         )  # fmt: skip
         _store(out, focus, o, before, after, at_m, columns, here, FOCUS, HEAD, BLOCK_D)
     else:
-        if steered < count:
-            o, before, after = in_order(
-                q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
-                gain_rows, steered > 0, scale2, NONE, FOCUS, HEAD, BLOCK_N,
-            )  # fmt: skip
-            _store(out, focus, o, before, after, at_m, columns, here & ~active, FOCUS, HEAD, BLOCK_D)
-        if steered > 0:
-            wide = tl.abs(gain) * scale * 254.0 > WIDEST
-            o, before, after = visual_first(
-                q_tile, k, v, weights, visual, tl.arange(0, BLOCK_V), columns, position, first,
-                (last.to(tl.uint32) // BLOCK_V).to(tl.int32) + 1, k_key, v_key, length, start, n,
-                gain, wide, rho, scale2, LAW, FOCUS, MIXED, HEAD, BLOCK_V,
-            )  # fmt: skip
-            _store(out, focus, o, before, after, at_m, columns, active, FOCUS, HEAD, BLOCK_D)
+        if IN_ORDER:  # noqa: SIM102 (decided by the compiler, and on the card)
+            if steered < count:
+                o, before, after = in_order(
+                    q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
+                    gain_rows, steered > 0, scale2, NONE, FOCUS, HEAD, BLOCK_N,
+                )  # fmt: skip
+                _store(out, focus, o, before, after, at_m, columns, here & ~active, FOCUS, HEAD, BLOCK_D)
+        if V_FIRST:  # noqa: SIM102
+            if steered > 0:
+                wide = tl.abs(gain) * scale * 254.0 > WIDEST
+                tiles = (last.to(tl.uint32) // BLOCK_V).to(tl.int32) + 1
+                o, before, after = visual_first(
+                    q_tile, k, v, weights, visual, tl.arange(0, BLOCK_V), columns, position, first, tiles, k_key,
+                    v_key, length, start, n, gain, wide, rho, scale2, LAW, FOCUS, MIXED, HEAD, BLOCK_V,
+                )  # fmt: skip
+                _store(out, focus, o, before, after, at_m, columns, active, FOCUS, HEAD, BLOCK_D)
 
 
 @triton.jit
@@ -183,7 +185,7 @@ def prefill(
     length: int,
     focus: bool,
     arch: int | None = None,
-    cut: Config | None = None,
+    cut: tuple[Config, Config] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Steered causal attention of rows [q_start, q_start + S), each of which sees the keys up to its own position.
 
@@ -197,7 +199,7 @@ def prefill(
         scale: of the scores, above 0.
         length: how many keys are real; at least q_start + S. What lies beyond is not read.
         focus: whether to give the focus.
-        arch: the card to choose the configuration for; None is q's own. cut: a configuration in its place.
+        arch: the card to choose the configuration for; None is q's own. cut: configurations in their place.
 
     Returns:
         out [B, Hq, S, D] of q's dtype, contiguous; focus float32 [B, Hq, S, 2] (before, after), or None.
@@ -207,34 +209,39 @@ def prefill(
     batch, q_heads, n_rows, head_size = q.shape
     if arch is None:
         arch = _arch(q.get_device()) if q.is_cuda else 90
-    block_m, block_n, block_v, warps, stages = cut or config(head_size, law, arch, item_bytes=q.element_size())
+    in_order, v_first = cut or config(head_size, law, arch, item_bytes=q.element_size())
     if q.stride(3) != 1:
         q = q.contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     masses = torch.zeros(batch, q_heads, n_rows, 2, dtype=torch.float32, device=q.device) if focus else None
-    start, n, batched, mixed, gain_kind = 0, 0, False, rows is not None, "one"
-    weights = visual = seen = gains = q  # not read where there is no field, or no table
-    rows_first = n_rows
+    start, n, rows_first, batched, mixed, gain_kind = 0, 0, n_rows, False, False, "one"
+    weights = visual = seen = gains = gate = q  # not read where there is no field, table or gate
     if field is None:
-        law, focus = "none", False
+        law, focus, rows = "none", False, None
     else:
         weights, visual, seen = field.weights, field.visual.view(torch.int8), field.seen
-        start, n = field.start, weights.shape[-1]
-        batched, mixed = weights.ndim == 2, mixed or getattr(field, "gaps", True)
+        start, n, batched = field.start, weights.shape[-1], weights.ndim == 2
+        mixed = field.gaps or rows is not None
+        rows_first = min(max(field.end - q_start, 0), n_rows)
         if field.gains is not None:
             gain_kind = "fp8" if field.gains.dtype == torch.float8_e4m3fn else "fp32"
             gains = field.gains.view(torch.uint8) if gain_kind == "fp8" else field.gains
-        rows_first = min(max(field.end - q_start, 0), n_rows)
-    field_blocks = triton.cdiv(rows_first, block_m)
-    blocks = field_blocks + triton.cdiv(n_rows - rows_first, block_m)
+    if rows is not None:
+        gate = rows.view(torch.int8)
+    one_launch = law in ("none", "additive") or in_order == v_first._replace(block_n=in_order.block_n)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        _prefill_kernel[(batch * q_heads, blocks)](
-            q, k, v, out, out if masses is None else masses, weights, visual, seen, gains, alpha, mark,
-            q if rows is None else rows.view(torch.int8),
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-            q_heads, q_heads // k.shape[1], n_rows, rows_first, field_blocks, length, q_start, start, n, scale, 1.0 / (127.0 * scale),
-            LAW=LAW_CODES[law], FOCUS=focus, MIXED=mixed, GATED=rows is not None, BATCHED=batched, GAIN_KIND=GAIN_KINDS[gain_kind],
-            HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size), BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_V=block_v,
-            num_warps=warps, num_stages=stages, enable_fp_fusion=False,
-        )  # fmt: skip
+        for cut in (in_order,) if one_launch else (in_order, v_first):
+            blocks_first = triton.cdiv(rows_first, cut.block_m)
+            blocks = blocks_first + triton.cdiv(n_rows - rows_first, cut.block_m)
+            _prefill_kernel[(batch * q_heads, blocks)](
+                q, k, v, out, out if masses is None else masses, weights, visual, seen, gains, alpha, mark, gate,
+                *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+                q_heads, q_heads // k.shape[1], n_rows, rows_first, blocks_first, length, q_start, start, n,
+                scale, 1.0 / (127.0 * scale),
+                LAW=LAW_CODES[law], FOCUS=focus, MIXED=mixed, GATED=rows is not None, BATCHED=batched,
+                GAIN_KIND=GAIN_KINDS[gain_kind], IN_ORDER=cut is in_order, V_FIRST=one_launch or cut is v_first,
+                HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size), BLOCK_M=cut.block_m,
+                BLOCK_N=cut.block_n, BLOCK_V=v_first.block_n, num_warps=cut.num_warps, num_stages=cut.num_stages,
+                enable_fp_fusion=False,
+            )  # fmt: skip
     return out, masses

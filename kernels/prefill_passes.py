@@ -1,8 +1,9 @@
 """The two ways in which a block of prefill's rows walks over its keys: in their order, and V first.
 
-Both take tiles of BLOCK_N keys whose borders are the same for every law, row and shape, and both give the rows'
-finished output. `first` is the key position of the block's first row, position [M] that of each row, tiles how many
-tiles of keys the last row sees; k, v point at the key head, k_stride and v_stride step from key to key.
+Each takes tiles of BLOCK_N keys whose borders do not depend on the rows, and gives the rows' finished output. `first`
+is the key position of the block's first row, position [M] that of each row, tiles how many tiles of keys the last
+row sees; k, v point at the key head, k_stride and v_stride step from key to key. That a loop runs at least once is
+told to the compiler, or it would make each of Hopper's matrix multiplications wait for the one before.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def in_order(
         z = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
         z = causal(z, key, at, position, first, BLOCK_N)
         untilted = z
-        if LAW == ADDITIVE:
+        if LAW == ADDITIVE:  # noqa: SIM102 (decided by the compiler, and on the card)
             if (tile - v_tile_first).to(tl.uint32) < v_tile_count.to(tl.uint32):
                 weight = load_field(weights, key, at, start, n)
                 z = tl.fma(tl.broadcast_to(weight[None, :], z.shape), gain, z)
@@ -108,7 +109,10 @@ def _sum_visual(
     m_r, total_r, acc_r = m, total, acc
     m_base, base, r_base, r_sum = m, total, total, total
     gaps = tl.zeros([BLOCK_N], tl.int32)
-    for tile in range(start // BLOCK_N, tl.minimum(tiles, tl.cdiv(start + n, BLOCK_N))):
+    tile_first = start // BLOCK_N
+    tile_end = tl.minimum(tiles, tl.cdiv(start + n, BLOCK_N))
+    tl.assume(tile_end > tile_first)
+    for tile in range(tile_first, tile_end):
         key = tile * BLOCK_N
         k_tile = load_rows(k, key, at, columns, k_stride, length, HEAD, q.shape[1])
         v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
@@ -227,14 +231,15 @@ def visual_first(
         acc_r = acc_r * over(mark, total_r)[:, None]
 
     before_v = tl.cdiv(start, BLOCK_N)  # tiles [0, before_v) hold the text before V, [behind_v, tiles) that behind it
-    behind_v = tl.minimum(tl.maximum(before_v, (start + n) // BLOCK_N), tiles)
+    behind_v = tl.maximum(before_v, tl.minimum((start + n) // BLOCK_N, tiles - 1))
+    tl.assume(before_v + tiles - behind_v > 0)
     for index in range(0, before_v + tiles - behind_v):
         key = (index + tl.where(index < before_v, 0, behind_v - before_v)) * BLOCK_N
         m, total, acc, had, has = _add_text(
             q, k, v, visual, key, at, columns, position, first, k_stride, v_stride, length, start, n, m, total, acc,
             had, has, scale2, LAW, FOCUS, HEAD, BLOCK_N,
         )  # fmt: skip
-    if MIXED:
+    if MIXED:  # noqa: SIM102
         if gaps > 0:
             for tile in range(before_v, behind_v):
                 key = tile * BLOCK_N
