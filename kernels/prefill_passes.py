@@ -74,18 +74,18 @@ def in_order(
         v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
         z = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
         z = causal(z, key, at, position, first, BLOCK_N)
-        untilted = z
+        if FOCUS:
+            region = (load_field(weights, key, at, start, n) > 0)[None, :]
+            if LAW == ADDITIVE:
+                p, shrink, m_base, base = fold_sum(z, m_base, base, scale2)
+                r_base = fold_region(p, region, r_base, shrink)
         if LAW == ADDITIVE:  # noqa: SIM102 (decided by the compiler, and on the card)
             if (tile - v_tile_first).to(tl.uint32) < v_tile_count.to(tl.uint32):
                 weight = load_field(weights, key, at, start, n)
                 z = tl.fma(tl.broadcast_to(weight[None, :], z.shape), gain, z)
         p, shrink, m, total, acc = fold(z, v_tile, m, total, acc, scale2)
         if FOCUS:
-            region = (load_field(weights, key, at, start, n) > 0)[None, :]
             r_sum = fold_region(p, region, r_sum, shrink)
-            if LAW == ADDITIVE:
-                p, shrink, m_base, base = fold_sum(untilted, m_base, base, scale2)
-                r_base = fold_region(p, region, r_base, shrink)
     after = r_sum / total
     before = after
     if FOCUS and LAW == ADDITIVE:
@@ -127,18 +127,19 @@ def _sum_visual(
         if MIXED:  # (else the rows lie behind V)
             z = causal(z, key, at, position, first, BLOCK_N)
         if LAW == CONSERVING:
+            if wide:
+                t = z + tl.where(on_v, 0.0, float("-inf"))[None, :]
+                p, shrink, m_base, base = fold_sum(t, m_base, base, scale2)
+                if FOCUS:
+                    r_base = fold_region(p, region[None, :], r_base, shrink)
             t = z + tl.where(on_v, tilt, float("-inf"))[None, :]
             p, shrink, m, total, acc = fold(t, v_tile, m, total, acc, scale2)
             if FOCUS:
                 r_sum = fold_region(p, region[None, :], r_sum, shrink)
-            if wide:
-                z += tl.where(on_v, 0.0, float("-inf"))[None, :]
-                p, shrink, m_base, base = fold_sum(z, m_base, base, scale2)
-            else:
-                p = p * undo
-                m_base, base = m, tl.fma(base, shrink, tl.sum(p, 1))
-            if FOCUS:
-                r_base = fold_region(p, region[None, :], r_base, shrink)
+            if not wide:
+                m_base, base = m, tl.fma(base, shrink, tl.sum(p * undo, 1))
+                if FOCUS:
+                    r_base = fold_region(p * undo, region[None, :], r_base, shrink)
         else:
             both = tl.sum(tl.where(region, 1, tl.where(on_v, BLOCK_N * 2, 0)), 0)  # counts of R and of B in one sum
             if both >= BLOCK_N * 2:

@@ -16,7 +16,7 @@ from steer_ros.steering import bench
 
 COLUMNS = {
     "kernel", "law", "arch", "head_size", "dtype", "focus", "gated", "group", "shared_bytes", "spills", "stack_bytes",
-    "registers", "instructions", "instructions_ratio",
+    "registers", "instructions", "instructions_ratio", "launch",
 }  # fmt: skip
 SUBSET = ("--kernels", "decode", "merge", "--laws", "additive", "--head-sizes", "64", "--arch", "120")
 SUBSET += ("--dtypes", "bf16", "--groups", "6", "--jobs", "1")

@@ -93,3 +93,27 @@ def test_a_frame_goes_round_and_a_signal_ends_it_cleanly(launch, bench, names):
         _, errors = process.communicate(timeout=BOUND)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
+
+
+SHUT_DOWN_IN_SPIN = """
+import sys, rclpy
+from rclpy.executors import SingleThreadedExecutor
+from steer_ros.nodes.process import run
+
+def spin(self):
+    if sys.argv[1] == "shut down":
+        rclpy.shutdown()
+    raise RuntimeError("failed to initialize wait set: the given context is not valid")
+
+SingleThreadedExecutor.spin = spin
+sys.exit(run(lambda: []))
+"""
+
+
+@pytest.mark.parametrize(("context", "code"), [("shut down", 0), ("up", 1)])
+def test_a_signal_just_before_the_executor_waits_is_a_clean_end(context, code):
+    """rclpy then raises an error of its own; the same error with the context up is one, and is not swallowed."""
+    command = [sys.executable, "-c", SHUT_DOWN_IN_SPIN, context]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SLOW, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert ("Traceback" in ended.stderr) == bool(code)

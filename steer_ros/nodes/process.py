@@ -84,6 +84,9 @@ def _run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, 
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # rclpy's RCLError: a signal came between the executor's look at the context and its wait
+        if rclpy.ok():
+            raise
     finally:
         ending()
         for node in nodes:

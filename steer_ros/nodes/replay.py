@@ -270,6 +270,10 @@ def _run(options: argparse.Namespace, args: Sequence[str], ending: Callable[[], 
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
+    except RuntimeError:  # as in process.py: shut down while it was about to wait
+        if rclpy.ok():
+            raise
+        return 0
     finally:
         ending()
         if replay is not None:

@@ -118,7 +118,8 @@ def table(rows: Sequence[Row]) -> str:
         shape = (str(r.head_size), r.dtype, str(r.group)) if r.head_size else ("-", r.dtype, "-")
         costs = (r.shared_bytes, r.spills, r.stack_bytes, r.registers, r.instructions)
         asked = "focus" if r.focus else "gates" if r.gated else "-"
-        lines.append((r.kernel, str(r.arch), r.law, *shape, asked, *map(str, costs), f"{r.instructions_ratio:.3f}"))
+        kernel = r.kernel if r.launch == 1 else f"{r.kernel}/{r.launch}"
+        lines.append((kernel, str(r.arch), r.law, *shape, asked, *map(str, costs), f"{r.instructions_ratio:.3f}"))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
@@ -129,7 +130,7 @@ def table(rows: Sequence[Row]) -> str:
 def _order(row: Row) -> tuple:
     laws = list(LAWS)
     kernel = inspect.KERNELS.index(row.kernel)
-    return kernel, row.arch, row.dtype, row.focus, row.gated, row.group, row.head_size, laws.index(row.law)
+    return kernel, row.arch, row.dtype, row.focus, row.gated, row.group, row.head_size, laws.index(row.law), row.launch
 
 
 def _any(names: object) -> str:
