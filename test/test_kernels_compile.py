@@ -36,6 +36,7 @@ def row(**changes):
     return Row(**(given | changes))
 
 
+@pytest.mark.timeout(900)  # ten seconds of a processor, which others may want as well
 def test_a_subset_is_within_budget_and_written_down(tmp_path):
     out = tmp_path / "new folder" / "out.json"
     # As in a test run: the command has to clear it, since the interpreter compiles nothing.
@@ -121,6 +122,7 @@ for registers in (None, 32):
 """
 
 
+@pytest.mark.timeout(900)
 def test_spills_and_stack_are_seen(tmp_path):
     (tmp_path / "spilling.py").write_text(SPILLING)
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_DEFAULT_FP_FUSION": "1"}
