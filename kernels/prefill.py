@@ -36,7 +36,7 @@ class Config(NamedTuple):
     num_stages: int
 
 
-def config(head_size: int, law: str, arch: int, *, focus: bool = False, item_bytes: int = 2) -> tuple[Config, Config]:
+def config(head_size: int, law: str, arch: int, *, item_bytes: int = 2) -> tuple[Config, Config]:
     """The configurations for a head size, a law and a card (arch 90 is sm_90): of rows whose keys are taken in order,
     and of those that take V first. The law does not change the first, so that a row that is not steered is the same,
     to the bit, under every law. They share a launch unless they differ in more than the keys of a tile.
@@ -48,7 +48,7 @@ def config(head_size: int, law: str, arch: int, *, focus: bool = False, item_byt
     if arch in (80, 90, 100, 103):  # 164 KB of shared memory and more
         return Config(128, 64, 8, 3), Config(128, 32, 8, 3)
     in_order = Config(128, 64 if head_size > 64 else 32, 8, 2)  # 99 KB; the scores' operands take registers too
-    if head_size > 64 and (focus or law in ("share", "target")):  # two groups of 128 × 128 don't fit the registers
+    if law in ("share", "target") and head_size > 64:  # two groups of 128 × 128 would not fit the registers
         return in_order, Config(64, 32, 8, 2)
     return in_order, Config(128, 32, 8, 2)
 
@@ -209,7 +209,7 @@ def prefill(
     batch, q_heads, n_rows, head_size = q.shape
     if arch is None:
         arch = _arch(q.get_device()) if q.is_cuda else 90
-    in_order, v_first = cut or config(head_size, law, arch, focus=focus, item_bytes=q.element_size())
+    in_order, v_first = cut or config(head_size, law, arch, item_bytes=q.element_size())
     if q.stride(3) != 1:
         q = q.contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
