@@ -96,28 +96,31 @@ def steered_attention(
     elif on_device is None:
         first = length - n_rows
     checks.check_field(field, q, length if on_device is None else None, keys)
+    strength = _strength("alpha", law, alpha, q)
+    aim = None if mark is None else _strength("mark", law, mark, q)
+    scale = q.shape[3] ** -0.5 if scale is None else checks.check_scale(scale)
+    if _is_plain_call(q, k, v, strength, aim):
+        return _run(q, k, v, field, law, strength, aim, rows, scale, first, length, on_device, bool(focus), impl)
+    tables = (None, None, None, None, 0, False)
+    if field is not None:
+        tables = (field.weights, field.visual, field.seen, field.gains, field.start, field.gaps)
     out, masses = torch.ops.steer_ros.steered_attention.default(
-        q,
-        k,
-        v,
-        None if field is None else field.weights,
-        None if field is None else field.visual,
-        None if field is None else field.seen,
-        None if field is None else field.gains,
-        0 if field is None else field.start,
-        False if field is None else field.gaps,
-        law,
-        _strength("alpha", law, alpha, q),
-        None if mark is None else _strength("mark", law, mark, q),
-        rows,
-        q.shape[3] ** -0.5 if scale is None else checks.check_scale(scale),
-        first,
-        length,
-        on_device,
-        bool(focus),
-        impl,
+        q, k, v, *tables, law, strength, aim, rows, scale, first, length, on_device, bool(focus), impl
     )
     return out, masses if focus else None
+
+
+def _is_plain_call(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, mark: Tensor | None) -> bool:
+    """Whether nobody is there to see the operator: no compiler, tracer or mode, and no gradient is asked for. Then it
+    is run without PyTorch's dispatcher, which takes a seventh of a CPU's decoding step."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
+        return False
+    if not type(q) is type(k) is type(v) is Tensor:
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    of_strength = alpha.requires_grad or (mark is not None and mark.requires_grad)
+    return not (of_strength or q.requires_grad or k.requires_grad or v.requires_grad)
 
 
 def _strength(name: str, law: str, value: float | Tensor | None, q: Tensor) -> Tensor:
@@ -139,12 +142,7 @@ def _run(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    weights: Tensor | None,
-    visual: Tensor | None,
-    seen: Tensor | None,
-    gains: Tensor | None,
-    start: int,
-    gaps: bool,
+    field: KeyField | None,
     law: str,
     alpha: Tensor,
     mark: Tensor | None,
@@ -155,16 +153,9 @@ def _run(
     length_on_device: Tensor | None,
     focus: bool,
     impl: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """What `steered_attention` asks for, its arguments checked but for values. q_start −1: the last rows; the
-    length is the tensor's where there is one. The second result is empty unless focus is asked for."""
-    if torch.is_grad_enabled():  # nothing inside is recorded: the op as a whole has no gradient
-        with torch.no_grad():
-            return _run(
-                q, k, v, weights, visual, seen, gains, start, gaps, law, alpha, mark, rows, scale, q_start, length,
-                length_on_device, focus, impl,
-            )  # fmt: skip
-    field = None if weights is None else KeyField(weights, visual, seen, gains, start, gaps)
+    length is the tensor's where there is one."""
     _check_values(field, law, alpha, mark)
     if impl == "auto":
         impl = "triton" if q.is_cuda and not why_not_triton(q, k, v) else "sdpa"
@@ -177,6 +168,8 @@ def _run(
         if not on_device:
             length, q_start = _read_length(length, length_on_device, n_rows, q_start, field)
         q = q if q.stride(3) == 1 else q.contiguous()
+        rows = None if rows is None else rows.contiguous()
+        field = None if field is None else field.contiguous()
         alpha, mark = _fp32(alpha), _fp32(alpha if mark is None else mark)
         if n_rows == 1:  # a row that is not the last sees fewer keys, that is all
             seen_keys = length_on_device.reshape(1) if on_device else q_start + 1
@@ -193,14 +186,34 @@ def _run(
         length, q_start = _read_length(length, length_on_device, n_rows, q_start, field)
         run = steered_attention_sdpa if impl == "sdpa" else steered_attention_by_reference
         out, masses = run(q, k, v, field, law, alpha, mark, rows, scale, q_start, length, focus)
-    return out.contiguous(), q.new_empty(0, dtype=torch.float32) if masses is None else masses
+    return out.contiguous(), masses
+
+
+def _run_as_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor | None,
+    visual: Tensor | None,
+    seen: Tensor | None,
+    gains: Tensor | None,
+    start: int,
+    gaps: bool,
+    *options,
+) -> tuple[Tensor, Tensor]:
+    """`_run`, called by the dispatcher: nothing inside is recorded, the op as a whole has no gradient. The second
+    result is empty unless focus is asked for."""
+    field = None if weights is None else KeyField(weights, visual, seen, gains, start, gaps)
+    with torch.no_grad():
+        out, masses = _run(q, k, v, field, *options)
+    return out, q.new_empty(0, dtype=torch.float32) if masses is None else masses
 
 
 def _fake(
     q, k, v, weights, visual, seen, gains, start, gaps, law, alpha, mark, rows, scale, q_start, length,
     length_on_device, focus, impl,
 ):  # fmt: skip
-    """Shapes and dtypes of `_run`'s results."""
+    """Shapes and dtypes of `_run_as_op`'s results."""
     out = q.new_empty(*q.shape[:3], v.shape[3])
     return out, q.new_empty((*q.shape[:3], 2) if focus else 0, dtype=torch.float32)
 
@@ -209,7 +222,7 @@ def _fake(
 _LIBRARY = torch.library.Library("steer_ros", "FRAGMENT")
 _LIBRARY.define("steered_attention" + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
 for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("steered_attention", _run, _key)
+    _LIBRARY.impl("steered_attention", _run_as_op, _key)
 torch.library.register_fake("steer_ros::steered_attention", _fake, lib=_LIBRARY)
 
 

@@ -20,18 +20,19 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """q [B, Hq, S, D], k [B, Hk, K, D], v [B, Hk, K, Dv]: one float dtype, one device, Hk a divisor of Hq."""
+    q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
     if (
-        q.ndim == k.ndim == v.ndim == 4
+        len(q_shape) == len(k_shape) == len(v_shape) == 4
         and q.dtype == k.dtype == v.dtype
         and q.device == k.device == v.device
         and q.dtype in _FLOATS
-        and 0 not in q.shape
-        and 0 not in k.shape
-        and v.shape[3] > 0
-        and k.shape[:3] == v.shape[:3]
-        and k.shape[0] == q.shape[0]
-        and k.shape[3] == q.shape[3]
-        and q.shape[1] % k.shape[1] == 0
+        and 0 not in q_shape
+        and 0 not in k_shape
+        and v_shape[3] > 0
+        and k_shape[:3] == v_shape[:3]
+        and k_shape[0] == q_shape[0]
+        and k_shape[3] == q_shape[3]
+        and q_shape[1] % k_shape[1] == 0
     ):
         return
     for name, tensor in (("q", q), ("k", k), ("v", v)):
@@ -116,6 +117,22 @@ def check_field(field: KeyField | None, q: Tensor, length: int | None, keys: int
         return
     if not isinstance(field, KeyField):
         raise ValueError(f"field: {type(field).__name__}; accepted is a KeyField, as make_key_field gives, or None")
+    fits = q.shape[0], q.shape[1], q.device
+    if torch.compiler.is_compiling() or field.__dict__.get("_fits") != fits:
+        _check_tables(field, q)
+        if not torch.compiler.is_compiling():
+            _check_weights(field)
+            field.__dict__["_fits"] = fits  # it is frozen: its tensors are for good, but for values
+    if field.start < 0 or field.end > (keys if length is None else length):
+        what = "the number of keys" if length is None else "valid_length"
+        limit = keys if length is None else length
+        raise ValueError(
+            f"field: keys {field.start} to {field.end}; accepted are 0 to {what}, {limit} (KeyField.until cuts one)"
+        )
+
+
+def _check_tables(field: KeyField, q: Tensor) -> None:
+    """The field's tensors against each other and this q."""
     weights, visual, seen, gains = field.weights, field.visual, field.seen, field.gains
     shape = weights.shape
     if weights.dtype != torch.int8 or weights.ndim not in (1, 2) or (weights.ndim == 2 and shape[0] != q.shape[0]):
@@ -136,12 +153,17 @@ def check_field(field: KeyField | None, q: Tensor, length: int | None, keys: int
     for name, tensor in (("weights", weights), ("visual", visual), ("seen", seen), ("gains", gains)):
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"field: {name} on {tensor.device}; accepted is q's device, {q.device}")
-    if field.start < 0 or field.end > (keys if length is None else length):
-        what = "the number of keys" if length is None else "valid_length"
-        limit = keys if length is None else length
-        raise ValueError(
-            f"field: keys {field.start} to {field.end}; accepted are 0 to {what}, {limit} (KeyField.until cuts one)"
-        )
+
+
+def _check_weights(field: KeyField) -> None:
+    """The weights' values, where they can be read without waiting for a device."""
+    weights = field.weights
+    if type(weights) is not Tensor or not weights.is_cpu:
+        return
+    if bool((weights == -128).any()):
+        raise ValueError("field: weights of -128; accepted are -127 to 127")
+    if bool(weights.masked_fill(field.visual, 0).any()):
+        raise ValueError("field: weights not 0 outside V; accepted there is 0, as make_key_field sees to")
 
 
 def check_rows(rows: Tensor | None, q: Tensor) -> None:

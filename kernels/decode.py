@@ -29,7 +29,9 @@ def config(kind: str, head_size: int, law: str, arch: int, *, item_size: int = 2
     """
     if kind == "merge":
         return {"BLOCK_V": 32, "CHUNK": 64, "num_warps": 4, "num_stages": 1}
-    sizes = {"BLOCK_M": 2 * _ROWS, "BLOCK_N": 64 if item_size <= 2 else 32, "num_warps": 4, "num_stages": 3}
+    sizes = {"BLOCK_M": 2 * _ROWS, "BLOCK_N": 64 if item_size <= 2 else 16, "num_warps": 4, "num_stages": 3}
+    if item_size > 2:  # float32 is there for checking, not for speed; more keys, or fewer warps, spill
+        sizes["num_warps"] = 8
     # Unasked, ptxas aims at as few registers as let one more program in, and spills (168 on sm_90, 80 on sm_120).
     if LAW_CODES[law] >= LAW_CODES["conserving"]:
         sizes["maxnreg"] = 224

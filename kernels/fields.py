@@ -45,6 +45,13 @@ class KeyField:
         tensors = (self.weights, self.visual, self.seen, self.gains)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
+    def contiguous(self) -> KeyField:
+        """The field with tables as the Triton kernels read them; itself where they are so."""
+        tables = {name: getattr(self, name) for name in ("weights", "visual", "seen", "gains")}
+        if all(table is None or table.is_contiguous() for table in tables.values()):
+            return self
+        return replace(self, **{name: None if t is None else t.contiguous() for name, t in tables.items()})
+
     def until(self, length: int) -> KeyField | None:
         """The field of a context of `length` keys, a view of this one; None if it has no key of V yet."""
         n = min(length, self.end) - self.start

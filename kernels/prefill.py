@@ -44,7 +44,7 @@ def config(head_size: int, law: str, arch: int, *, item_bytes: int = 2) -> tuple
     item_bytes: of q, k and v; 4 is there for checking, not for speed.
     """
     if item_bytes == 4:
-        return Config(32, 32, 4, 1), Config(32, 32, 4, 1)
+        return Config(32, 32, 8, 1), Config(32, 32, 8, 1)
     if arch in (80, 90, 100, 103):  # 164 KB of shared memory and more
         return Config(128, 64, 8, 3), Config(128, 32, 8, 3)
     in_order = Config(128, 64 if head_size > 64 else 32, 8, 2)  # 99 KB; the scores' operands take registers too
@@ -58,13 +58,14 @@ def _prefill_kernel(
     q, k, v, out, focus, weights, visual, seen, gains, alpha, mark, gate,
     q_batch, q_head, q_row, k_batch, k_head, k_key, v_batch, v_head, v_key,
     q_heads, group, rows_total, rows_first, blocks_first, length, q_start, start, n, scale, tilt_unit,
-    LAW: tl.constexpr, FOCUS: tl.constexpr, MIXED: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr,
+    LAW: tl.constexpr, FOCUS: tl.constexpr, GAPS: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr,
     GAIN_KIND: tl.constexpr, IN_ORDER: tl.constexpr, V_FIRST: tl.constexpr, HEAD: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Grid [B · Hq, blocks of rows]. Blocks cut rows [0, rows_first) and then [rows_first, rows_total); the last,
-    which see the most keys, go first. MIXED: a block may hold rows of both kinds. IN_ORDER, V_FIRST: which kind of
-    rows this launch does."""
+    which see the most keys, go first. GAPS, GATED: a block may hold rows of both kinds. IN_ORDER, V_FIRST: which
+    kind of rows this launch does."""
+    MIXED: tl.constexpr = GAPS or GATED
     head = tl.program_id(0) % q_heads
     batch = tl.program_id(0) // q_heads
     block = tl.num_programs(1) - 1 - tl.program_id(1)
@@ -96,29 +97,41 @@ def _prefill_kernel(
 
     # Which of the rows the law holds for. (Under additive that may be more: a tilt by weights of 0 changes nothing.)
     active = here & (last < 0)
-    steered, gain, rho = 0, 0.0, 0.0
+    steered, gain, rho, tilts = 0, 0.0, 0.0, False
     if LAW != NONE:
         rho = tl.load(mark)
         on = head_gain(gains, head, head >= 0, GAIN_KIND)
         gain = row_gain(tl.load(alpha), on, tilt_unit)
-        if (LAW == ADDITIVE) | (LAW == CONSERVING):
+        if LAW == CONSERVING:
             on = gain
-        if MIXED:
+        if LAW == ADDITIVE:
+            gain_rows = tl.zeros([BLOCK_M], tl.float32) + gain
+            if MIXED:
+                may = tl.full([1, BLOCK_M], 1, tl.int1)  # [1, M] and summed: loaded once, as in load_weights
+                if GAPS:
+                    index = (first - start + at_m)[None, :]
+                    may = tl.load(visual + index, mask=index.to(tl.uint32) < n.to(tl.uint32), other=0) == 0
+                if GATED:
+                    index = (row + at_m)[None, :]
+                    may = may & (tl.load(gate + index, mask=index < rows_total, other=0) != 0)
+                gain_rows = tl.sum(tl.where(may, gain, 0.0), 0)
+            tilts = gain != 0.0  # with gaps in every block: to look for text rows first costs more than it spares
+            if not GAPS:
+                tilts = tilts & (first >= start + n)
+        elif MIXED:
             active = here & (load_field(visual, first, at_m, start, n) == 0)
-            if LAW != ADDITIVE:
-                index = tl.minimum(position - start, n - 1)
-                low = tl.load(seen + index * 2, mask=here & (index >= 0), other=0)
-                high = tl.load(seen + index * 2 + 1, mask=here & (index >= 0), other=0)
-                active = active & moves(low, high, LAW) & (index >= 0)
+            index = tl.minimum(position - start, n - 1)
+            low = tl.load(seen + index * 2, mask=here & (index >= 0), other=0)
+            high = tl.load(seen + index * 2 + 1, mask=here & (index >= 0), other=0)
+            active = active & moves(low, high, LAW) & (index >= 0)
             if GATED:
                 active = active & (tl.load(gate + row + at_m, mask=here, other=0) != 0)
             steered = tl.where(on == 0.0, 0, tl.sum(active.to(tl.int32), 0))
             gain_rows = tl.where(active, gain, 0.0)
         else:  # a block of rows lies before the one span's end, or behind it
             steered = tl.where((first >= start + n) & (on != 0.0), count, 0)
-            if LAW != ADDITIVE:
-                low, high = tl.load(seen + n * 2 - 2), tl.load(seen + n * 2 - 1)
-                steered = tl.where(moves(low, high, LAW), steered, 0)
+            low, high = tl.load(seen + n * 2 - 2), tl.load(seen + n * 2 - 1)
+            steered = tl.where(moves(low, high, LAW), steered, 0)
             gain_rows = tl.zeros([BLOCK_M], tl.float32) + gain
             active = here
         active = active & (at_m < tl.where(steered > 0, BLOCK_M, 0))
@@ -128,7 +141,7 @@ def _prefill_kernel(
     if (LAW == NONE) | (LAW == ADDITIVE):
         o, before, after = in_order(
             q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
-            gain_rows, steered > 0, scale2, LAW, FOCUS, HEAD, BLOCK_N,
+            gain_rows, tilts, scale2, LAW, FOCUS, HEAD, BLOCK_N,
         )  # fmt: skip
         _store(out, focus, o, before, after, at_m, columns, here, FOCUS, HEAD, BLOCK_D)
     else:
@@ -136,7 +149,7 @@ def _prefill_kernel(
             if steered < count:
                 o, before, after = in_order(
                     q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
-                    gain_rows, steered > 0, scale2, NONE, FOCUS, HEAD, BLOCK_N,
+                    gain_rows, False, scale2, NONE, FOCUS, HEAD, BLOCK_N,
                 )  # fmt: skip
                 _store(out, focus, o, before, after, at_m, columns, here & ~active, FOCUS, HEAD, BLOCK_D)
         if V_FIRST:  # noqa: SIM102
@@ -214,14 +227,14 @@ def prefill(
         q = q.contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     masses = torch.zeros(batch, q_heads, n_rows, 2, dtype=torch.float32, device=q.device) if focus else None
-    start, n, rows_first, batched, mixed, gain_kind = 0, 0, n_rows, False, False, "one"
+    start, n, rows_first, batched, gaps, gain_kind = 0, 0, n_rows, False, False, "one"
     weights = visual = seen = gains = gate = q  # not read where there is no field, table or gate
     if field is None:
         law, focus, rows = "none", False, None
     else:
         weights, visual, seen = field.weights, field.visual.view(torch.int8), field.seen
         start, n, batched = field.start, weights.shape[-1], weights.ndim == 2
-        mixed = field.gaps or rows is not None
+        gaps = field.gaps
         rows_first = min(max(field.end - q_start, 0), n_rows)
         if field.gains is not None:
             gain_kind = "fp8" if field.gains.dtype == torch.float8_e4m3fn else "fp32"
@@ -229,6 +242,8 @@ def prefill(
     if rows is not None:
         gate = rows.view(torch.int8)
     one_launch = law in ("none", "additive") or in_order == v_first._replace(block_n=in_order.block_n)
+    # Unasked, ptxas aims at fewer registers for this one, and pays for them in instructions.
+    registers = {"maxnreg": 216} if law == "additive" and head_size == 64 else {}
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         for cut in (in_order,) if one_launch else (in_order, v_first):
             blocks_first = triton.cdiv(rows_first, cut.block_m)
@@ -238,10 +253,10 @@ def prefill(
                 *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
                 q_heads, q_heads // k.shape[1], n_rows, rows_first, blocks_first, length, q_start, start, n,
                 scale, 1.0 / (127.0 * scale),
-                LAW=LAW_CODES[law], FOCUS=focus, MIXED=mixed, GATED=rows is not None, BATCHED=batched,
+                LAW=LAW_CODES[law], FOCUS=focus, GAPS=gaps, GATED=rows is not None, BATCHED=batched,
                 GAIN_KIND=GAIN_KINDS[gain_kind], IN_ORDER=cut is in_order, V_FIRST=one_launch or cut is v_first,
                 HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size), BLOCK_M=cut.block_m,
                 BLOCK_N=cut.block_n, BLOCK_V=v_first.block_n, num_warps=cut.num_warps, num_stages=cut.num_stages,
-                enable_fp_fusion=False,
+                enable_fp_fusion=False, **registers,
             )  # fmt: skip
     return out, masses

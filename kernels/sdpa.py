@@ -6,8 +6,8 @@ pass over the text. Under target R gets ψ and all other keys 1 − ψ, whatever
 R and over the rest, are mixed in that proportion. Query heads that share a key head are packed into rows, so K
 and V are never repeated.
 
-One row in single precision on a CPU, which is decoding, has few enough scores to hold: there the softmax is made
-once and the masses of R and of the rest are scaled in it.
+One row on a CPU, which is decoding, has few enough scores to hold: there the softmax is made once, by the same
+operations with and without steering, and the law scales the probabilities in it. A factor of exactly 1 changes no bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from .terms import Terms
 
 MAX_MASK_ITEMS = 1 << 20  # of a chunk of rows: 4 MiB of fp32 bias, whatever the prompt's length
+_SUMS_OF_V = ("conserving", "share")  # laws that need the scores in full precision, whatever q's dtype
+_NO_BIAS = {dtype: torch.zeros((), dtype=dtype) for dtype in (torch.float32, torch.float64)}  # baddbmm wants one
 _NEVER = float("-inf")
 _TOO_SMALL = 1e-25  # a sum of probabilities that fp32 no longer holds to full precision, key by key
 
@@ -34,11 +36,10 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> 
     q: [B, Hq, n, D]. k: [B, Hk, L, D], v: [B, Hk, L, Dv], where row i sees the first L − n + 1 + i keys and
     every row sees all of terms' V. Returns [B, n, Hq, Dv]. Gradients flow to q, k and v.
     """
+    if held_at_once(q, k, v) and (q.dtype == terms.bias.dtype or terms.law in _SUMS_OF_V):
+        return attend_one(q, k, v, terms, scale)
     batch, q_heads, n, _ = q.shape
     k_heads, keys = k.shape[1], k.shape[2]
-    alone = n == 1 and q.dtype == terms.bias.dtype and q.device.type == "cpu"
-    if alone and terms.law in _RESCALE and not (q.requires_grad or k.requires_grad or v.requires_grad):
-        return _attend_one(q, k, v, terms, scale)
     packed = _pack(q, k_heads)  # [B, Hk, G·n, D]
     if packed.dtype != terms.bias.dtype and packed.device.type != "cpu":
         # Off the CPU, SDPA wants the mask in q's dtype; a bias rounded to half precision would shift all of R.
@@ -69,80 +70,69 @@ def focus_rows(q: Tensor, k: Tensor, terms: Terms, scale: float) -> Tensor:
     return torch.stack([before, after], dim=-2).view(batch, q_heads, n, 2, -1)
 
 
-def _attend_one(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> Tensor:
-    """One row of every head: q [B, Hq, 1, D] → [B, 1, Hq, Dv]. Written for few operations: at 640 keys, what
-    PyTorch takes to begin each of them is a third of the time."""
-    batch, q_heads, _, head_size = q.shape
-    k_heads, keys = k.shape[1], k.shape[2]
-    k, v = (k[0], v[0]) if batch == 1 else (k.flatten(0, 1), v.flatten(0, 1))
-    packed = q.reshape(batch * k_heads, -1, head_size) * scale
-    scores = torch.bmm(packed, k.transpose(1, 2))  # [B·Hk, G, L]
-    p = scores.softmax(-1)
-    if not _RESCALE[terms.law](p.view((q_heads, keys) if batch == 1 else (batch, q_heads, keys)), terms):
-        scores = scores.unflatten(0, (batch, k_heads))
-        over_v = scores[..., terms.span]
-        over_v += _shift(over_v, scores, terms, 1)
-        p = scores.flatten(0, 1).softmax(-1)
-    return torch.bmm(p, v).view(batch, 1, q_heads, -1)
+def held_at_once(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether `attend_one` takes this: one sequence's row, on a CPU, unrecorded."""
+    recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return q.shape[0] == q.shape[2] == 1 and q.is_cpu and not recorded
 
 
-# These give probabilities p [(B,) Hq, L] what the law gives, in place. False, with p spoilt, means that a sum is so
-# small that it takes logarithms.
+def attend_one(q: Tensor, k: Tensor, v: Tensor, terms: Terms | None, scale: float) -> Tensor:
+    """One row of every head: q [1, Hq, 1, D] → [1, 1, Hq, Dv]; without terms it is not steered. Written for few
+    operations: at 640 keys, what PyTorch takes to begin each of them is a third of the time."""
+    q_heads, k_heads, dtype = q.shape[1], k.shape[1], q.dtype
+    q, k, v = q.reshape(k_heads, q_heads // k_heads, -1), k.squeeze(0), v.squeeze(0)
+    if dtype.itemsize < 4:
+        q, k = q.float(), k.float()
+    if terms is not None and terms.law in ("none", "additive"):
+        p = torch.baddbmm(terms.padded("bias", k.shape[1])[0], q, k.mT, alpha=scale).softmax(-1)
+    else:
+        scores = torch.baddbmm(_NO_BIAS[q.dtype], q, k.mT, beta=0, alpha=scale)  # [Hk, G, L]
+        p = scores.softmax(-1)
+        if terms is not None and not _rescale(p.view(q_heads, -1), terms):
+            over_v = scores[..., terms.span]
+            over_v += _shift(over_v[None], scores[None], terms, 1)[0]
+            p = scores.softmax(-1)
+    if dtype.itemsize < 4:  # as PyTorch's own attention does
+        p = p.to(dtype)
+    return torch.bmm(p, v).view(1, 1, q_heads, -1)
 
 
-def _rescale_target(p: Tensor, terms: Terms) -> bool:
-    sides = terms.padded("sides", p.shape[-1])
-    if terms.tilted:
-        p *= terms.padded("exp", p.shape[-1])[0].flatten(0, 1)
-    sums = torch.matmul(p, sides.t())  # [..., 2]: R, the rest
+def _rescale(p: Tensor, terms: Terms) -> bool:
+    """Give probabilities p [Hq, L] what the law gives, in place. False, with p spoilt: a sum is so small that it takes
+    logarithms."""
+    law, keys = terms.law, p.shape[1]
+    of_sums, groups, text = terms.scaling(keys)
+    whole = None
+    if terms.by_head:  # the tilts join p at once
+        if law != "target":
+            whole = torch.mv(p, of_sums[:, 0])
+        p *= terms.padded("exp", keys)[0].flatten(0, 1)
+    sums = torch.mm(p, of_sums)
+    if whole is not None:
+        sums[:, 0] = whole
     if float(sums.min()) < _TOO_SMALL:
         return False
-    factors = terms.marks / sums
-    if terms.on_heads is not None:
-        factors = torch.where(terms.on_heads, factors, 1.0)
-    p *= torch.matmul(factors, sides)
+    if law == "target":
+        factors = terms.marks / sums
+    elif law == "conserving":
+        before, after = sums.split_with_sizes((1, 1), 1)  # (`split` takes three times as long)
+        factors = before / after
+    else:  # share only raises R and only lowers V∖R
+        whole, got = sums.split_with_sizes((1, 2), 1)
+        after = got.sum(1, keepdim=True) if terms.tilted else whole
+        factors = (terms.marks * after / got).clamp_(*terms.limits)
+        if terms.tilted:
+            factors *= whole / after
+    if terms.on is not None:
+        factors = torch.where(terms.on.view(-1, 1), factors, 1.0)
+    p *= torch.addmm(text, factors, groups)
     return True
-
-
-def _rescale_share(p: Tensor, terms: Terms) -> bool:
-    p = p.narrow(-1, terms.start, terms.end - terms.start)
-    if terms.tilted:
-        before = torch.matmul(p, terms.visual_v)
-        p *= terms.exp_v
-    wanted, got = torch.matmul(p, terms.share_columns).chunk(2, -1)  # (ρ, 1 − ρ) of V; what R and V∖R have
-    if float(got.min()) < _TOO_SMALL:
-        return False
-    factors = (wanted / got).clamp_(*terms.limits)
-    if terms.tilted:
-        factors *= before / got.sum(-1, keepdim=True)
-    if terms.on_heads is not None:
-        factors = torch.where(terms.on_heads, factors, 1.0)
-    factors = torch.matmul(factors, terms.sides_v)
-    p *= factors if terms.gaps is None else factors + terms.gaps
-    return True
-
-
-def _rescale_conserving(p: Tensor, terms: Terms) -> bool:
-    p = p.narrow(-1, terms.start, terms.end - terms.start)
-    before = torch.matmul(p, terms.visual_v)
-    p *= terms.exp_v
-    after = torch.matmul(p, terms.visual_v)
-    if float(after.min()) < _TOO_SMALL:
-        return False
-    ratio = before / after
-    if terms.on_heads is not None:
-        ratio = torch.where(terms.on_heads, ratio, 1.0)
-    p *= ratio if terms.gaps is None else torch.where(terms.visual, ratio, 1.0)
-    return True
-
-
-_RESCALE = {"conserving": _rescale_conserving, "share": _rescale_share, "target": _rescale_target}
 
 
 def _quick_shift(over_v: Tensor, terms: Terms) -> Tensor | None:
     """What `_shift` gives, for conserving and share over many rows, with one softmax in place of a logarithm of a
     sum for each group. None where that does not hold: heads that differ, or a sum that is too small."""
-    if terms.on is not None or terms.bias.shape[0] > 1 or not terms.gapless or over_v.device.type != "cpu":
+    if terms.on is not None or terms.by_head or not terms.gapless or over_v.device.type != "cpu":
         return None
     p = over_v.softmax(-1)
     sums = torch.matmul(p, (terms.sides_v * terms.exp_v).t())  # [B, Hk, G·n, 2]: R, V∖R, tilted
@@ -153,7 +143,9 @@ def _quick_shift(over_v: Tensor, terms: Terms) -> Tensor | None:
     tilt = terms.bias - terms.bias.amax()  # what exp_v is e to the power of
     if terms.law == "conserving":
         return tilt - after.log()
-    factors = (terms.marks * after / sums).clamp(*terms.limits) / after
+    factors = (terms.marks * after / sums).clamp(*terms.limits)
+    if terms.tilted:  # else it is exactly 1 where R has its share
+        factors /= after
     region, rest = factors.log().split(1, -1)
     return tilt + torch.where(terms.region, region, rest)
 
@@ -173,7 +165,8 @@ def _shift(over_v: Tensor, scores: Tensor | None, terms: Terms, n: int) -> Tenso
         if terms.law == "share":
             log_v, log_tilted = _log_sum(over_v, terms.visual), torch.logaddexp(log_r, log_b)
             raised = torch.where(terms.region, mark + log_v - log_r, rest + log_v - log_b)
-            shift = bias + torch.where((log_r - log_tilted).exp() >= terms.mark, log_v - log_tilted, raised)
+            kept = log_v - log_tilted if terms.tilted else torch.zeros_like(log_v)
+            shift = bias + torch.where((log_r - log_tilted).exp() >= terms.mark, kept, raised)
         else:
             others = scores.clone()
             others[..., terms.span] = tilted.masked_fill(terms.region, _NEVER)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from .fields import KeyField
-from .sdpa import attend_rows, chunk_rows, focus_rows
+from .sdpa import attend_one, attend_rows, chunk_rows, focus_rows, held_at_once
 from .terms import Terms, make_terms
 
 
@@ -56,8 +56,13 @@ def steered_attention_sdpa(
             terms = _cached_terms(part, end, law, strength, rho, q, k.shape[1])
             if terms is not None:
                 steered.append((batch, first, last, terms))
-    out = _plain(q, k, v, scale, q_start)
-    masses = _plain_focus(q, k, field, scale, q_start) if focus else None
+    n_steered = sum(last - first for _, first, last, terms in steered if terms.on is None)
+    if n_steered == len(parts) * q.shape[2]:  # text rows alone: every one is steered, in all heads
+        out = q.new_empty(*q.shape[:3], v.shape[3])
+        masses = q.new_empty(*q.shape[:3], 2, dtype=torch.float32) if focus else None
+    else:
+        out = _plain(q, k, v, scale, q_start)
+        masses = _plain_focus(q, k, field, scale, q_start) if focus else None
     for batch, first, last, terms in steered:
         size = chunk_rows(q.shape[0], q.shape[1], q_start + last)
         for top in range(first, last, size):
@@ -76,6 +81,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, q_start: int) -> Tenso
     """Causal attention, contiguous [B, Hq, S, Dv]; the last row sees all the keys given."""
     n_rows, keys = q.shape[2], k.shape[2]
     if n_rows == 1:
+        if q.element_size() >= 4 and held_at_once(q, k, v):
+            return attend_one(q, k, v, None, scale).transpose(1, 2)
         packed = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
         return scaled_dot_product_attention(packed, k, v, scale=scale).reshape(*q.shape[:3], v.shape[3]).contiguous()
     options = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
@@ -142,11 +149,11 @@ def _moves(law: str, alpha: float, low: int, high: int) -> bool:
     if law == "additive":
         return alpha != 0.0 and not low == high == 0
     if law == "conserving":
-        return low < high
+        return alpha != 0.0 and low < high
     return low <= 0 < high if law == "share" else high > 0
 
 
-_CACHE: OrderedDict[tuple[object, ...], tuple[tuple[Tensor, ...], Terms | None]] = OrderedDict()
+_CACHE: OrderedDict[tuple[object, ...], tuple[Tensor, Tensor, Tensor | None, Terms | None]] = OrderedDict()
 _CACHE_LOCK = threading.Lock()
 _CACHE_SIZE = 64  # layers of a model that decodes one context; a few kilobytes each
 
@@ -159,27 +166,27 @@ def _cached_terms(
     which a kernel may have changed in place."""
     if q.is_cuda:
         return _terms(field, end, law, alpha, mark, q, key_heads)
-    inputs = [field.weights, field.visual]
-    if end < field.end - field.start:
-        inputs = [t.narrow(0, 0, end) for t in inputs]
-    if field.gains is not None:
-        inputs.append(field.gains)
-    key = (inputs[0].data_ptr(), field.start, end, law, alpha, mark, q.shape[1], key_heads, q.dtype, len(inputs))
+    weights, visual, gains = field.weights, field.visual, field.gains
+    if end < weights.shape[0]:
+        weights, visual = weights[:end], visual[:end]
+    kind = None
+    if gains is not None:
+        kind = gains.dtype
+        if kind == torch.float8_e4m3fn:  # which PyTorch can't compare
+            gains = gains.view(torch.uint8)
+    key = (weights.data_ptr(), field.start, end, law, alpha, mark, q.shape[1], key_heads, q.dtype, kind)
     kept = _CACHE.get(key)
-    if kept is not None and all(map(_same, kept[0], inputs)):
-        return kept[1]
+    if kept is not None:
+        old_weights, old_visual, old_gains, terms = kept
+        same = torch.equal(old_weights, weights) and torch.equal(old_visual, visual)
+        if same and (gains is None or torch.equal(old_gains, gains)):
+            return terms
     terms = _terms(field, end, law, alpha, mark, q, key_heads)
     with _CACHE_LOCK:
-        _CACHE[key] = tuple(t.clone() for t in inputs), terms
+        _CACHE[key] = weights.clone(), visual.clone(), None if gains is None else gains.clone(), terms
         while len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
     return terms
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    if a.dtype == torch.float8_e4m3fn == b.dtype:  # which PyTorch can't compare
-        a, b = a.view(torch.uint8), b.view(torch.uint8)
-    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _terms(

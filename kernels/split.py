@@ -143,6 +143,8 @@ def decode_kernel(
         codes, strength = gain_codes(gains, heads, in_group, GAIN_KIND), tl.load(alpha)
         if GROUPED:
             active = (gain_of(codes, GAIN_KIND) != 0) & can
+            if LAW == CONSERVING:
+                active = active & (gain_of(codes, GAIN_KIND) * strength != 0)  # (true for NaN, which so comes out)
 
     m_t = tl.full([BLOCK_M], FLOOR, tl.float32)
     l_t = tl.zeros([BLOCK_M], tl.float32)
@@ -156,7 +158,10 @@ def decode_kernel(
         at = (first - low) + at_n
         if USES_W:  # asked for before K is waited for
             behind = first - field_start
-            w = _of_field(weights, behind + at_n, size)
+            if FOCUS or GROUPED:
+                w = _of_field(weights, behind + at_n, size)
+            else:  # summed over nothing, so that each byte is loaded by one thread and not by all that need it
+                w = tl.sum(_of_field(weights, (behind + at_n)[:, None], size).to(tl.float32), 1)
             if GROUPED:
                 on_v = _of_field(visual, behind + at_n, size)
             meets = (behind < size) & (behind > -BLOCK_N)

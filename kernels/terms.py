@@ -44,40 +44,63 @@ class Terms:
     heads: Tensor
     heads_on: int
     _padded: dict[str, Tensor] = field(default_factory=dict)
+    _scaling: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def padded(self, name: str, keys: int) -> Tensor:
         """By key position over the first `keys` positions, whatever the spans cover of them:
 
         "bias": the tilt, 0 off V [1, 1 | Hk, 1 | G, keys].
         "rest": the tilt, but −inf on R: what target leaves to the other keys. 0 everywhere for heads that are off.
-        "exp": e^tilt, scaled so that R's largest is 1 and that of the other keys too; same shape.
-        "sides": 1.0 for R, 1.0 for every other key [2, keys].
+        "exp": e^tilt, scaled so that its largest over V is 1 (under target, over R and over all other keys); same
+            shape.
+        "groups": what the law multiplies each by: V (conserving), R, V∖R (share), or R, all others (target)
+            [1 | 2, keys]; e^tilt there, 0 elsewhere, where heads do not differ, else 1.
+        "text": 1.0 for what is in none of the groups [keys].
+        "sums": the sums that it needs: V without the tilt (not under target), then the groups [2 | 3, keys].
         """
         row = self._padded.get(name)
         if row is None or row.shape[-1] < keys:
             row = self._padded[name] = self._pad(name, keys + _SPARE_KEYS)
         return row[..., :keys]
 
+    def scaling(self, keys: int) -> tuple[Tensor, Tensor, Tensor]:
+        """sums [keys, 2 | 3], groups and text of `padded`: cut once for all layers of a token."""
+        kept = self._scaling
+        if kept is None or kept[0] != keys:
+            cut = self.padded("sums", keys).t(), self.padded("groups", keys), self.padded("text", keys)
+            kept = self._scaling = keys, cut
+        return kept[1]
+
     def _pad(self, name: str, keys: int) -> Tensor:
         v = slice(self.start, self.end)
-        if name == "sides":
-            sides = self.bias.new_zeros(2, keys)
-            sides[0, v] = self.region.to(sides.dtype)
-            sides[1] = 1.0 - sides[0]
-            return sides
         row = self.bias.new_zeros(1, *self.bias.shape[:-1], keys)
         row[..., v] = self.bias
         if name == "bias":
             return row
-        region = torch.zeros(keys, dtype=torch.bool, device=row.device)
-        region[v] = self.region
+        visual, region = torch.zeros(2, keys, dtype=torch.bool, device=row.device)
+        visual[v], region[v] = self.visual, self.region
         if name == "rest":
             barred = row.masked_fill(region, _NEVER)
             return barred if self.on is None else torch.where(self.on, barred, 0.0)
-        for side in (region, ~region):
-            most = row.masked_fill(~side, _NEVER).amax(-1, keepdim=True)
-            row = torch.where(side, row - most, row)
-        return row.exp()
+        if name == "exp":
+            for side in (region, ~region) if self.law == "target" else (visual,):
+                most = row.masked_fill(~side, _NEVER).amax(-1, keepdim=True)
+                row = torch.where(side, row - most, row)
+            return row.exp()
+        groups = {"conserving": [visual], "share": [region, visual & ~region], "target": [region, ~region]}[self.law]
+        members = torch.stack(groups).to(row.dtype)
+        if name == "text":
+            return 1.0 - members.sum(0)
+        if not self.by_head:
+            members = members * self._pad("exp", keys).view(keys)
+        if name == "groups" or self.law == "target":
+            return members
+        return torch.cat([visual[None].to(row.dtype), members])
+
+    @cached_property
+    def by_head(self) -> bool:
+        """Whether heads have tilts of their own."""
+        return self.bias.shape[:2].numel() > 1
 
     @cached_property
     def span(self) -> slice:
@@ -91,29 +114,9 @@ class Terms:
         return torch.where(self.visual, self.bias - most, 0.0).exp().flatten(0, 1)
 
     @cached_property
-    def on_heads(self) -> Tensor | None:
-        """`on` as [Hq, 1]."""
-        return None if self.on is None else self.on.view(-1, 1)
-
-    @cached_property
     def sides_v(self) -> Tensor:
         """1.0 for R, 1.0 for V∖R [2, n]."""
         return torch.stack([self.region, self.visual & ~self.region]).to(self.bias.dtype)
-
-    @cached_property
-    def gaps(self) -> Tensor | None:
-        """1.0 in gaps [n]; None where there are none."""
-        return None if self.gapless else (~self.visual).to(self.bias.dtype)
-
-    @cached_property
-    def visual_v(self) -> Tensor:
-        """1.0 for V, 0.0 in gaps [n, 1]."""
-        return self.visual.to(self.bias.dtype)[:, None]
-
-    @cached_property
-    def share_columns(self) -> Tensor:
-        """What tells share its factors: ρ on V, 1 − ρ on V, R, V∖R [n, 4]."""
-        return torch.cat([self.visual_v * self.marks, self.sides_v.t()], dim=1)
 
     @cached_property
     def marks(self) -> Tensor:

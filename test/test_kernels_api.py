@@ -4,13 +4,14 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from kernel_cases import STEERING, cases
 
-from steer_ros.kernels import api, make_key_field, steered_attention
+from steer_ros.kernels import KeyField, api, make_key_field, steered_attention
 
 torch.set_num_threads(1)
 OP = torch.ops.steer_ros.steered_attention.default
@@ -72,6 +73,42 @@ def test_strides_do_not_matter(case):
     assert torch.allclose(plain, other, atol=1e-5)
     assert plain.is_contiguous()
     assert other.is_contiguous()
+
+
+IMPLS = ["reference", "sdpa"] + ["triton"] * (os.environ.get("TRITON_INTERPRET") == "1" and api._triton_installed())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("n_rows", [1, 5])
+@pytest.mark.parametrize("law", STEERING)
+def test_a_field_s_strides_do_not_matter(law, n_rows, impl):
+    """A field for each sequence, cut short; gains that are a column of a table; a row gate of stride 0."""
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, n_rows, 64)
+    k, v = torch.randn(2, 2, 2, 30, 64)
+    weights = torch.zeros(2, 30, dtype=torch.int8)
+    weights[:, 3:9], weights[:, 12:18] = torch.randint(0, 128, (2, 2, 6), dtype=torch.int8)
+    gains = torch.tensor([[1.0, 9.0], [0.0, 9.0], [1.0, 9.0], [0.5, 9.0]])[:, 0]
+    cut = make_key_field(weights, [(3, 6), (12, 8)], gains=gains).until(15)
+    strided = KeyField(cut.weights, cut.visual, cut.seen, gains, cut.start)
+    whole = make_key_field(weights[:, :15], [(3, 6), (12, 3)], gains=gains.contiguous())
+    options = {"mark": MARK.get(law), "focus": True}
+    wanted = steered_attention(q, k, v, whole, law, impl="reference", **options)
+    got = steered_attention(q, k, v, strided, law, rows=torch.tensor([True]).expand(n_rows), impl=impl, **options)
+    for one, other in zip(got, wanted):
+        assert torch.allclose(one, other, atol=2e-6)
+
+
+@pytest.mark.parametrize("law", ["none", *STEERING])
+def test_the_call_and_the_op_are_the_same(law):
+    """Where nothing traces, the op is run without PyTorch's dispatcher; with gradients it is not."""
+    for rows in (1, 3):
+        q, k, v, field = inputs(rows)
+        alpha = torch.tensor([1.5])
+        direct, _ = steered_attention(q, k, v, field, law, alpha=alpha, mark=MARK.get(law))
+        assert not api._is_plain_call(q.requires_grad_(), k, v, alpha, None)
+        by_op, _ = steered_attention(q, k, v, field, law, alpha=alpha, mark=MARK.get(law))
+        assert torch.equal(direct, by_op.detach())
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -151,6 +188,18 @@ def test_what_triton_cannot_take_is_named(monkeypatch):
             v = v.transpose(2, 3).contiguous().transpose(2, 3)
         with pytest.raises(ValueError, match=f"impl: triton; {name}.*accepted"):
             steered_attention(q, k, v, field, "additive", impl="triton")
+
+
+def test_a_card_that_is_too_old_is_named(monkeypatch):
+    monkeypatch.setattr(api, "_triton_installed", lambda: True)
+    monkeypatch.setattr(api, "_capability", lambda index: (7, 5))
+    on_card = SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0))
+    why_not = api.why_not_triton(on_card, on_card, on_card)
+    assert why_not == "this card has compute capability 7.5; accepted is 8.0 and up"
+    q, k, v, field = inputs()
+    monkeypatch.setattr(api, "why_not_triton", lambda q, k, v: why_not)
+    with pytest.raises(RuntimeError, match=r"impl: triton; this card .*accepted is 8\.0"):
+        steered_attention(q, k, v, field, "additive", impl="triton")
 
 
 CUDA = torch.cuda.is_available()

@@ -1,6 +1,7 @@
 """What steered attention refuses, and that it says which argument and what is accepted; the field's maker too."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,15 @@ def a_field(keys=6, **changes):
     weights = torch.zeros(keys, dtype=torch.int8)
     weights[1] = 127
     return make_key_field(weights, [(1, 2)], **changes)
+
+
+def by_hand(**changes):
+    """A field that make_key_field has not checked."""
+    field = a_field()
+    for name, value in changes.items():
+        if callable(value):
+            changes[name] = value(getattr(field, name).clone())
+    return replace(field, **changes)
 
 
 def good():
@@ -90,6 +100,22 @@ REFUSED = [
     ({"field": a_field(gains=torch.ones(3))}, "field"),
     ({"field": a_field(device="meta")}, "field"),
     ({"field": make_key_field(torch.zeros(3, 6, dtype=torch.int8), [(1, 2)])}, "field"),
+    ({"field": by_hand(weights=lambda w: w.float())}, "field"),
+    ({"field": by_hand(weights=lambda w: w.fill_(-128))}, "field"),
+    ({"field": by_hand(visual=lambda v: v.logical_not())}, "field"),
+    ({"field": by_hand(visual=lambda v: v[:1])}, "field"),
+    ({"field": by_hand(visual=lambda v: v.int())}, "field"),
+    ({"field": by_hand(seen=lambda s: s[..., 0])}, "field"),
+    ({"field": by_hand(gains=torch.ones(4, dtype=torch.float64))}, "field"),
+    ({"field": by_hand(gains=torch.ones(4, 1))}, "field"),
+    ({"field": by_hand(start=-1)}, "field"),
+    ({"field": by_hand(start=5)}, "field"),
+    ({"v": torch.zeros(1, 2, 6, 8, device="meta")}, "v"),
+    ({"q": torch.zeros(2, 4, 2, 8)}, "k"),
+    ({"alpha": torch.tensor(65.0)}, "alpha"),
+    ({"valid_length": True}, "valid_length"),
+    ({"valid_length": torch.tensor([0])}, "valid_length"),
+    ({"valid_length": torch.tensor([6, 6])}, "valid_length"),
     ({"impl": "flash"}, "impl"),
     ({"focus": "yes"}, "focus"),
 ]

@@ -15,8 +15,8 @@ from steer_ros.kernels.inspect import Case, Row, broken_budgets, choose_cases, w
 from steer_ros.steering import bench
 
 COLUMNS = {
-    "kernel", "law", "arch", "head_size", "dtype", "focus", "gated", "group", "shared_bytes", "spills", "stack_bytes",
-    "registers", "instructions", "instructions_ratio", "launch",
+    "kernel", "law", "arch", "head_size", "dtype", "focus", "gaps", "gated", "group", "shared_bytes", "spills",
+    "stack_bytes", "registers", "instructions", "instructions_ratio", "launch",
 }  # fmt: skip
 SUBSET = ("--kernels", "decode", "merge", "--laws", "additive", "--head-sizes", "64", "--arch", "120")
 SUBSET += ("--dtypes", "bf16", "--groups", "6", "--jobs", "1")
@@ -31,8 +31,8 @@ def run_here(capsys, *words):
 
 
 def row(**changes):
-    given = dict(kernel="decode", law="none", arch=120, head_size=128, dtype="bf16", focus=False, gated=False, group=6)
-    given |= dict(shared_bytes=65_536, spills=0, stack_bytes=0, registers=128, instructions=1000)
+    given = dict(kernel="decode", law="none", arch=120, head_size=128, dtype="bf16", focus=False, gaps=False)
+    given |= dict(gated=False, group=6, shared_bytes=65_536, spills=0, stack_bytes=0, registers=128, instructions=1000)
     return Row(**(given | changes))
 
 
@@ -49,8 +49,9 @@ def test_a_subset_is_within_budget_and_written_down(tmp_path):
     rows = written["rows"]
     assert all(set(r) == COLUMNS for r in rows)
     found = {(r["kernel"], r["law"], r["focus"], r["gated"]) for r in rows}
-    asked = ((False, False), (True, False), (False, True))
-    assert found == {(k, law, *a) for k in ("decode", "merge") for law in ("none", "additive") for a in asked}
+    asked = {("none", False, False), ("none", True, False)}
+    asked |= {("additive", False, False), ("additive", True, False), ("additive", False, True)}
+    assert found == {(kernel, *a) for kernel in ("decode", "merge") for a in asked}
     for r in rows:
         assert (r["arch"], r["head_size"], r["dtype"], r["group"]) == (120, 64, "bf16", 6)
         assert r["shared_bytes"] <= 101_376
@@ -98,7 +99,9 @@ def test_a_kernel_that_does_not_compile_is_one_line(capsys, monkeypatch):
 
 
 SPILLING = """
-import sys
+import re
+import subprocess
+from pathlib import Path
 
 import torch
 import triton
@@ -118,6 +121,13 @@ for registers in (None, 32):
         x = torch.zeros(4096)
         _keep_kernel[(1,)](x, x, B=4096, num_warps=1, maxnreg=registers)
     row = inspect.measure(compiled[0], inspect.short_name(compiled[0].name), inspect.Case("update", "none", 120, 0))
+    file = Path(__file__).with_suffix(".cubin")
+    file.write_bytes(compiled[0].asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    listing = subprocess.run([str(tool), "-sass", str(file)], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"^\\s+/\\*[0-9a-f]{4,}\\*/\\s+(?:@!?U?P\\w+\\s+)?([A-Z]\\w*)", listing, re.MULTILINE)
+    assert row.instructions == sum(op != "NOP" for op in found)
+    assert row.spills == sum(op in ("LDL", "STL") for op in found)
     print(row.kernel, row.registers, row.spills, row.stack_bytes)
 """
 
@@ -142,10 +152,15 @@ def test_every_law_head_size_card_and_dtype_is_among_the_cases():
         assert {(c.law, c.head_size, c.arch) for c in mine} == {
             (law, size, arch) for law in LAWS for size in (64, 80, 96, 128) for arch in (90, 120)
         }
-        largest = {(c.law, c.dtype, c.focus, c.gated) for c in mine if c.head_size == 128 and c.group == 6}
-        kinds = (("bf16", False, False), ("fp16", False, False), ("bf16", True, False), ("bf16", False, True))
-        assert largest == {(law, *kind) for law in LAWS for kind in kinds}
-    assert {c.group for c in cases if c.entry == "decode"} == {6, 16}
+        sixteen = {(c.law, c.head_size, c.dtype) for c in mine if c.law in ("none", "additive") and c.dtype != "fp32"}
+        assert len(sixteen) == 2 * 4 * 2
+        assert {(c.law, c.head_size) for c in mine if c.focus} == {(c.law, c.head_size) for c in mine}
+        assert {(c.law, c.head_size) for c in mine if c.dtype == "fp32"} == {(law, 128) for law in LAWS}
+        assert {c.head_size for c in mine if c.gated and c.law == "additive"} == {64, 80, 96, 128}
+    gaps = {(c.head_size, c.gaps, c.gated) for c in cases if c.entry == "prefill" and c.law == "additive"}
+    assert len(gaps) == 4 * 4
+    groups = {(c.law, c.head_size, c.group) for c in cases if c.entry == "decode"}
+    assert groups >= {(law, size, g) for law in ("none", "additive") for size in (64, 128) for g in (1, 6, 8, 12, 16)}
     assert {c.arch for c in cases if c.entry == "update"} == {90, 120}
     assert len(set(cases)) == len(cases)
 
@@ -175,9 +190,11 @@ def test_each_budget():
     )
     asked = [
         row(law="additive", focus=True, instructions_ratio=1.5),
-        row(law="additive", gated=True, instructions_ratio=1.2),
+        row(law="additive", gated=True, instructions_ratio=1.12),
     ]
     assert broken_budgets(asked) == []
+    (line,) = broken_budgets([row(law="additive", gaps=True, instructions_ratio=1.121)])
+    assert line.endswith("group 6, gaps: 1.121 times the instructions; at most 1.120")
     assert broken_budgets([row(shared_bytes=101_376), row(shared_bytes=101_377)]) == [
         "decode, sm_120, law none, head size 128, bf16, group 6: 101377 bytes of shared memory; at most 101376"
     ]

@@ -155,11 +155,12 @@ def test_without_strength_nothing_moves(dtype):
     case = Case(seed=4, group=5, dtype=dtype, alpha=0.0, mark=1e-4, weights="signed")
     plain, _ = case.run("none", splits=2)
     assert torch.equal(case.run("additive", splits=2)[0], plain)
-    moved = {law: case.run(law, splits=2)[0] for law in ("conserving", "share")}
+    assert torch.equal(case.run("conserving", splits=2)[0], plain)
+    share = case.run("share", splits=2)[0]
     case.v = case.v.abs()
     ulp = torch.finfo(dtype).eps * case.run("none", splits=2)[0]  # of the sum of magnitudes that makes out
-    for law, out in moved.items():
-        assert bool(((out - plain).abs() <= 2 * ulp).all()), law
+    # The groups are summed apart: in another order, which in float32 alone shows.
+    assert bool(((share - plain).abs() <= (2 if dtype == torch.float32 else 1) * ulp).all())
 
 
 @pytest.mark.parametrize(("weights", "mark"), [("graded", 0.05), ("binary", 0.5), ("graded", 0.97)])
