@@ -236,23 +236,32 @@ def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch)
     assert any(target is None for target, _, _ in asked)
 
 
-def test_a_schedule_is_followed_and_one_that_needs_a_second_look_refused(model):
-    prompts, laid = same_shape(model, 1)
-    batch = text.Batch([0], prompts, laid, [0])
+def test_a_schedule_is_followed(model):
+    _, laid = same_shape(model, 1)
     asked = []
-    never = override(text.SETTING, {"schedule": "prompt=0.5;half_life=4"})
+    fading = override(text.SETTING, {"schedule": "prompt=0.5;half_life=4;sure=0.9"})
     reading = model.read(laid)
 
     class Spy:
-        def answer(self, reading, begun, target, law, gate, limit, enough, factor=None):
-            asked.append((factor("prompt", 0), factor("act", 4)))
+        def answer(self, reading, begun, target, law, gate, limit, enough, schedule=None):
+            asked.append(str(schedule))
             return [""]
 
-    text._answers(Spy(), reading, True, 0, never, 4, lambda row, said: False)
-    assert asked == [(0.5, 0.5)]
-    sure = override(text.SETTING, {"schedule": "sure=0.9"})
-    with pytest.raises(ValueError, match="sure"):
-        text.judge_begun(model, batch, reading, sure, text.Tally())
+    text._answers(Spy(), reading, True, 0, fading, 4, lambda row, said: False)
+    assert asked == ["prompt=0.5;half_life=4;sure=0.9"]
+
+
+def test_a_row_that_is_sure_is_left_alone(model):
+    _, laid = same_shape(model, 3)
+    reading, never = model.read(laid), lambda row, said: False
+
+    def answers(schedule, target):
+        setting = override(text.SETTING, {"alpha": 12.0, "schedule": schedule})
+        return text._answers(model, reading, True, target, setting, 6, never)
+
+    plain = text._answers(model, reading, True, None, text.UNSTEERED, 6, never)
+    assert answers("prompt=0;sure=1e-9", 0) == plain  # prompt=0: the context is read plain too
+    assert answers("sure=1.0", 0) == answers("constant", 0)
 
 
 def test_the_unsteered_setting_steers_nothing(model):

@@ -55,9 +55,9 @@ def confident(monkeypatch, probability):
     """The model says how sure it is of each pass: probability(rows of the pass so far)."""
     best, count = GreedyDecoder.best, [0]
 
-    def told(self):
+    def told(self, among=None):
         count[0] += 1
-        return best(self)[0], float(torch.tensor(probability(count[0] - 1)).log())
+        return best(self, among)[0], float(torch.tensor(probability(count[0] - 1)).log())
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
 
@@ -67,7 +67,7 @@ def scripted(monkeypatch, thinker, text):
     ids = [*thinker.tokenizer(text, add_special_tokens=False)["input_ids"], thinker.tokenizer.eos_token_id]
     start = []
 
-    def best(self):
+    def best(self, among=None):
         start.append(self.length)
         return ids[self.length - start[0]], -0.7
 

@@ -22,6 +22,7 @@ schedules = st.builds(
     half_life=st.none() | positive,
     floor=parts,
     sure=st.none() | st.floats(0, 1, exclude_min=True),
+    plausible=st.none() | st.floats(0, 1, exclude_min=True),
 )
 
 

@@ -1,13 +1,15 @@
 """Many answers at once: prompts of one length share each forward pass, and what they begin with is read once.
 
 What the reasoner's own turn does for one prompt at a time, without padding: greedy decoding under one steering. Rows
-that are done leave the batch; rows that close their thought go on in a batch of their own, in the phase "act".
+that are done leave the batch; rows that close their thought go on in a batch of their own, in the phase "act", and so
+do those that are unsure where others are not.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from transformers import DynamicCache
 
 from ..models.decode import _cache_keyword
 from ..steering import Attachment
+from ..steering.schedule import Schedule
 
 
 class BatchDecoder:
@@ -58,7 +61,7 @@ class BatchDecoder:
         feed: Sequence[Sequence[int]],
         limit: int,
         enough: Callable[[int, str], bool] | None = None,
-        factor: Callable[[str, int], float] | None = None,
+        schedule: Schedule | None = None,
         rope: tuple[int, int] = (1, 0),
     ) -> list[str]:
         """The answers of a batch, special tokens kept except the one that ends it.
@@ -68,43 +71,81 @@ class BatchDecoder:
             feed: token ids [rows, n] that are read next, steered if the model is being steered.
             limit: the longest answer, tokens.
             enough: asked with (row, its text so far) after each token; True ends that row's answer.
-            factor: the part of the strength for a phase ("prompt", "think", "act") and the tokens written so far.
+            schedule: of the strength, the fed ids being the context's rows; None: all of it throughout. Rows of the
+                batch that are unsure (its `sure`) go on in a batch of their own, steered, where others are not.
             rope: the axes of M-RoPE, and what it adds to a token's index.
         """
-        rows = list(range(len(feed)))
-        written: list[list[int]] = [[] for _ in rows]
-        waiting = [("act" if self.think_end is None else "think", rows, cache, list(feed))]
+        written: list[list[int]] = [[] for _ in feed]
+        schedule = None if self.attachment is None else schedule
+        waiting = [(self._first_phase, list(range(len(feed))), cache, [tuple(ids) for ids in feed])]
         try:
             while waiting:
                 phase, rows, cache, feed = waiting.pop()
-                while rows and len(written[rows[0]]) < limit:
-                    self._set(phase, len(written[rows[0]]), factor)
-                    best = self._forward(cache, feed, rope=rope)
-                    going, acting = [], []
-                    for place, (row, token) in enumerate(zip(rows, best, strict=True)):
+                count = len(written[rows[0]])
+                if count >= limit:
+                    continue
+                for places, own, best in self._step(phase, count, cache, feed, schedule, rope):
+                    going: dict[str, list[int]] = {}  # phase -> places in this part
+                    for place, (whole, token) in enumerate(zip(places, best, strict=True)):
+                        row = rows[whole]
                         if token in self.stop:
                             continue
                         written[row].append(token)
-                        if enough is not None and enough(row, self._text(written[row])):
-                            continue
-                        (acting if phase == "think" and token == self.think_end else going).append(place)
-                    if acting:
-                        chosen = [rows[place] for place in acting]
-                        waiting.append(("act", chosen, pick(cache, acting), [(self.think_end,)] * len(chosen)))
-                    if len(going) < len(rows) and going:
-                        cache.batch_select_indices(torch.tensor(going, device=self.model.device))
-                    rows, feed = [rows[place] for place in going], [(best[place],) for place in going]
+                        if enough is None or not enough(row, self._text(written[row])):
+                            closes = phase == "think" and token == self.think_end
+                            going.setdefault("act" if closes else phase, []).append(place)
+                    for then, kept in going.items():
+                        left = own if len(kept) == len(places) else pick(own, kept, copied=len(going) > 1)
+                        chosen = [rows[places[place]] for place in kept]
+                        waiting.append((then, chosen, left, [(best[place],) for place in kept]))
         finally:
-            if self.attachment is not None and factor is not None:
+            if schedule is not None:
                 self.attachment.factor = 1.0
         return [self._text(ids) for ids in written]
 
-    def _set(self, phase: str, count: int, factor: Callable[[str, int], float] | None) -> None:
-        if self.attachment is None:
+    @property
+    def _first_phase(self) -> str:
+        return "act" if self.think_end is None else "think"
+
+    def _step(
+        self,
+        phase: str,
+        count: int,
+        cache: DynamicCache,
+        feed: Sequence[Sequence[int]],
+        schedule: Schedule | None,
+        rope: tuple[int, int],
+    ) -> Iterator[tuple[list[int], DynamicCache, list[int]]]:
+        """Feed tokens to rows that have written `count`: (places in the batch, their cache, their next tokens), once
+        or, where some are unsure and others not, twice."""
+        everyone = list(range(len(feed)))
+        if self.attachment is not None:
+            self.attachment.phase = phase
+        factor = 1.0 if schedule is None else schedule.factor(phase if count else "prompt", count)
+        if schedule is not None:
+            self.attachment.factor = factor
+        if schedule is None or not schedule.asks_plain or not factor:
+            yield everyone, cache, best_of(self._forward(cache, feed, rope=rope))
             return
-        self.attachment.phase = phase
-        if factor is not None:
-            self.attachment.factor = factor(phase if count else "prompt", count)
+        if len(feed[0]) > 1:  # the last row is the one that decides, as in models/attempt.py
+            self._forward(cache, [ids[:-1] for ids in feed], rope=rope)
+        last = [ids[-1:] for ids in feed]
+        self.attachment.factor = 0.0
+        plain = self._forward(cache, last, rope=rope)
+        likely = plain.softmax(-1).amax(-1).tolist()
+        unsure = [place for place in everyone if schedule.sure is None or likely[place] < schedule.sure]
+        sure = sorted(set(everyone) - set(unsure))
+        own = pick(cache, unsure) if sure and unsure else cache
+        if sure:
+            yield sure, pick(cache, sure) if unsure else cache, best_of(plain[sure])
+        if unsure:
+            own.crop(-1)
+            self.attachment.factor = factor
+            steered = self._forward(own, [last[place] for place in unsure], rope=rope)
+            if schedule.plausible is not None:
+                least = plain[unsure].amax(-1, keepdim=True) + math.log(schedule.plausible)
+                steered = steered.masked_fill(plain[unsure] < least, -math.inf)
+            yield unsure, own, best_of(steered)
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -116,8 +157,8 @@ class BatchDecoder:
         embeds: Tensor | None = None,
         positions: Tensor | None = None,
         rope: tuple[int, int] = (1, 0),
-    ) -> list[int]:
-        """Feed tokens; the likeliest next token of each row."""
+    ) -> Tensor:
+        """Feed tokens; the logits after the last, fp32 [rows, vocabulary]."""
         device = self.model.device
         given = {"input_ids": torch.tensor(ids, device=device)} if embeds is None else {"inputs_embeds": embeds}
         rows, length = next(iter(given.values())).shape[:2]
@@ -128,11 +169,16 @@ class BatchDecoder:
             positions = positions if axes > 1 else positions[0]
         given |= {self._keyword: cache, "position_ids": positions}
         output = self.model(use_cache=True, logits_to_keep=1, **given)
-        return output.logits[:, -1].argmax(-1).tolist()
+        return output.logits[:, -1].float()
 
 
-def pick(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
-    """Some rows of a cache, in the order given, repeated if they are, as a cache of its own."""
-    chosen = copy.deepcopy(cache)
+def best_of(logits: Tensor) -> list[int]:
+    """The likeliest token of each row."""
+    return logits.argmax(-1).tolist()
+
+
+def pick(cache: DynamicCache, rows: Sequence[int], copied: bool = True) -> DynamicCache:
+    """Some rows of a cache, in the order given, repeated if they are: of a copy, or of the cache itself."""
+    chosen = copy.deepcopy(cache) if copied else cache
     chosen.batch_select_indices(torch.tensor(list(rows), device=cache.layers[0].keys.device))
     return chosen

@@ -37,8 +37,7 @@ class Answerer:
     """Answers many prompts about one frame as `Reasoner.generate` would one by one, without its guard.
 
     Raises:
-        ValueError: a reasoner that does not get frames by a token bridge (in words a region says what it is), or a
-            setting whose schedule has `sure`.
+        ValueError: a reasoner that does not get frames by a token bridge (in words a region says what it is).
     """
 
     def __init__(self, reasoner: Reasoner):
@@ -71,9 +70,8 @@ class Answerer:
         Args:
             weights: the region, int8 [rows, cols] on the patch grid; None: unsteered.
         """
-        schedule = as_schedule(setting.schedule)
-        if schedule.sure is not None:
-            raise ValueError(f"schedule: {schedule}; the pope suite accepts none with sure=")
+        steers = weights is not None and setting.steers
+        schedule = as_schedule(setting.schedule) if steers else None
         known = len(scene.head.ids)
         tails = [self._reasoner.layout.with_tokens(p, [scene.head.spans[0][1]]).ids[known:] for p in prompts]
         by_length: dict[int, list[int]] = defaultdict(list)
@@ -81,17 +79,14 @@ class Answerer:
             by_length[len(tail)].append(place)
         answers = [""] * len(prompts)
         for places in by_length.values():
-            with self._steering(scene, setting, weights):
+            with self._steering(scene, setting, weights) if steers else nullcontext():
                 cache = pick(scene.cache, [0] * len(places))
-                factor = None if setting.schedule is None else schedule.factor
-                texts = self._decoder.write(cache, [tails[place] for place in places], LONGEST, factor=factor)
+                texts = self._decoder.write(cache, [tails[place] for place in places], LONGEST, schedule=schedule)
             for place, text in zip(places, texts, strict=True):
                 answers[place] = self._action(text)
         return answers
 
-    def _steering(self, scene: Scene, setting: Setting, weights: np.ndarray | None):
-        if weights is None or not setting.steers:
-            return nullcontext()
+    def _steering(self, scene: Scene, setting: Setting, weights: np.ndarray):
         spans = [Span(*span) for span in scene.head.spans]
         tokens = pool_to_tokens(setting.mask(weights), scene.features.grid.merge).reshape(-1)
         field = SteeringField(spans, [tokens], device=self._reasoner.device)

@@ -156,13 +156,8 @@ def _answers(
 ) -> list[str]:
     if not setting.steers:
         return model.answer(reading, begun, None, None, None, limit, enough)
-    factor = None
-    if setting.schedule is not None:
-        schedule = as_schedule(setting.schedule)
-        if schedule.sure is not None:
-            raise ValueError(f"schedule: {schedule}; the text suite accepts none with sure=")
-        factor = schedule.factor
-    return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, factor)
+    schedule = as_schedule(setting.schedule)
+    return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule)
 
 
 def _model(options: Options) -> TextModel:

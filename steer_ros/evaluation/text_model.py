@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from ..models.loading import stop_ids
 from ..models.tokenizing import encode_plain, encode_template, render_template
 from ..steering import Gate, Law, Span, SteeringField, attach
+from ..steering.schedule import Schedule
 from .batching import BatchDecoder, pick
 from .extras import ExtraError, _install, need
 from .text_prompts import Prompt
@@ -95,7 +96,7 @@ class TextModel:
         gate: Gate | str | None,
         limit: int,
         enough: Callable[[int, str], bool],
-        factor: Callable[[str, int], float] | None = None,
+        schedule: Schedule | None = None,
     ) -> list[str]:
         """The batch's answers, without the opening.
 
@@ -105,7 +106,7 @@ class TextModel:
             law, gate: how it is steered.
             limit: the longest answer, tokens.
             enough: asked with (row, its text so far) after each token; True ends that row's answer.
-            factor: of the strength, for a phase ("prompt", "act") and the tokens written so far; None: 1.
+            schedule: of the strength; None: all of it throughout.
         """
         spans = reading.laid[0].spans
         steering = nullcontext()
@@ -115,7 +116,7 @@ class TextModel:
             steering = self.attachment.steer(field, law, gate)
         feed = [item.tail + item.opening * begun for item in reading.laid]
         with steering:
-            return self._decoder.write(pick(reading.cache, range(len(feed))), feed, limit, enough, factor)
+            return self._decoder.write(pick(reading.cache, range(len(feed))), feed, limit, enough, schedule)
 
 
 def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") -> TextModel:

@@ -165,6 +165,7 @@ TUNING = (
         (
             Form(3, "One ticket costs {0} euros.", "How much is the ticket?", "The price of the ticket is"),
             Form(4, "A thermometer reads {0} degrees.", "How warm is it?", "The temperature is"),
+            Form(5, "One label shows the weight {0}.", "What is the weight?", "The weight is"),
         ),
     ),
     Kind(
@@ -172,6 +173,7 @@ TUNING = (
         _each("January February March April June July August October December"),
         (
             Form(3, "A holiday begins in {0}.", "When is the holiday?", "The holiday is in"),
+            Form(4, "The shop is closed in {0}.", "When is the shop closed?", "The shop is closed in"),
             Form(5, "A concert takes place in {0}.", "When will the concert be?", "The concert will be in"),
         ),
     ),
@@ -179,6 +181,7 @@ TUNING = (
         "shades",
         _each("brown pink grey silver golden turquoise violet"),
         (
+            Form(3, "One shirt is {0}.", "What colour is the shirt?", "The colour of the shirt is"),
             Form(4, "One wall is {0}.", "What colour is the wall?", "The wall is"),
             Form(5, "She owns a {0} car.", "Which car does she drive?", "She drives the"),
         ),
@@ -189,6 +192,7 @@ TUNING = (
         (
             Form(3, "Please {0} the {1}.", "What is the order?", "The order is to"),
             Form(4, "Somebody must {0} the {1}.", "What has to be done?", "Somebody has to"),
+            Form(5, "One job is to {0} the {1}.", "Which job is urgent?", "The urgent job is to"),
         ),
     ),
     Kind(
@@ -196,6 +200,7 @@ TUNING = (
         _each("tea coffee milk juice wine beer lemonade cocoa"),
         (
             Form(3, "The bar serves {0}.", "What shall we drink?", "We shall drink"),
+            Form(4, "The fridge has {0}.", "What would you like to drink?", "I would like to drink"),
             Form(5, "A bottle of {0} is open.", "What is in the bottle?", "The bottle contains"),
         ),
     ),

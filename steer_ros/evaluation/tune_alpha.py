@@ -1,9 +1,10 @@
 """`steer-ros tune alpha`: search over law, strength, gate and schedule on the tuning scenes, with Optuna.
 
 The quality of a setting is the share of whole answers right (`answers.whole`; "pick" and "describe", regions from true
-boxes), as the mean over half its strength, its strength and twice that: a setting that is right at one point and falls
-off beside it is not what a robot wants. What is found becomes the model's default; the suites judge it on other
-scenes.
+boxes), as the mean over half its strength, its strength and twice that, less the accuracy that it costs in questions
+about something else than the region (as in `harm`): a setting that is right at one point and falls off beside it, or
+that answers every question with its region, is not what a robot wants. What is found becomes the model's default; the
+suites judge it on other scenes.
 """
 
 from __future__ import annotations
@@ -23,16 +24,25 @@ from ..steering.tuned import Tuned, load_tuned, save_tuned
 from .answers import NAMING, another, whole
 from .asking import ask
 from .extras import need
+from .harm import off_region
 from .redirect import MEAN_AREA
 from .scenes import Case, cases
-from .settings import Setting, scaled
+from .settings import UNSTEERED, Setting, scaled
 
 SEED = 510_000  # tuning scenes: no suite judges on them
 RANGE = (0.5, 1.0, 2.0)  # of the strength, over which a setting must hold
-STARTS = (  # where the search begins: the research note's setting, and two that have served other models
-    {"law": "additive", "alpha": 2.0, "gate": "all", "schedule": "constant"},
-    {"law": "conserving", "alpha": 2.0, "gate": "all", "schedule": "constant"},
-    {"law": "conserving", "alpha": 8.0, "gate": "all", "schedule": "sure", "sure": 0.9},
+STARTS = (  # where the search begins: the research note's setting, and two that have served other weights
+    {"law": "additive", "alpha": 2.0, "gate": "all", "prompt": 1.0, "plausible": None, "schedule": "constant"},
+    {"law": "conserving", "alpha": 2.0, "gate": "all", "prompt": 1.0, "plausible": None, "schedule": "constant"},
+    {
+        "law": "conserving",
+        "alpha": 8.0,
+        "gate": "all",
+        "prompt": 0.0,
+        "plausible": 0.02,
+        "schedule": "sure",
+        "sure": 0.9,
+    },
 )
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)  # strengths of the plot
 LAWS = ("conserving", "additive", "share", "target")
@@ -62,6 +72,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     before = load_tuned(args.out or folder, weights=folder)
     heads = before.gate if before is not None and before.gate.pairs else None
     asked = list(cases(perceiver, SEED, args.scenes, names=2))
+    plain = off_region_hits(reasoner, asked, UNSTEERED)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=args.seed))
 
     for start in STARTS:
@@ -70,16 +81,19 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     def quality(trial) -> float:
         setting = suggest(trial, heads)
         points = [share_right(reasoner, asked, scaled(setting, step, MEAN_AREA)) for step in RANGE]
-        trial.set_user_attr("setting", str(setting))
-        trial.set_user_attr("points", points)
-        print(f"alpha: trial {trial.number + 1}, {sum(points) / len(points):.3f} {points}: {setting}", flush=True)
-        return sum(points) / len(points)
+        hits = off_region_hits(reasoner, asked, setting)
+        lost = (sum(plain) - sum(hits)) / max(1, len(hits))
+        for name, value in (("setting", str(setting)), ("points", points), ("off_region_loss", lost)):
+            trial.set_user_attr(name, value)
+        found = sum(points) / len(points) - lost
+        print(f"alpha: trial {trial.number + 1}, {found:.3f} {points} - {lost:.3f}: {setting}", flush=True)
+        return found
 
     study.optimize(quality, n_trials=args.trials)
     best = suggest(optuna.trial.FixedTrial(study.best_params), heads)
     said = (
-        f"steer-ros tune alpha: {study.best_value:.1%} of whole answers right over half to twice the strength, "
-        f"best of {args.trials} settings on {args.scenes} tuning scenes"
+        f"steer-ros tune alpha: whole answers right over half to twice the strength, less the loss off the region: "
+        f"{study.best_value:.1%}, best of {args.trials} settings on {args.scenes} tuning scenes"
     )
     found = {**(before.found if before else {}), "alpha": said}
     tuned = Tuned(best.law, best.gate or Gate(), best.schedule, found=found)
@@ -108,14 +122,16 @@ def suggest(trial, heads: Gate | None) -> Setting:
     else:
         law = make_law(name, trial.suggest_float("alpha", 1.0, 16.0, log=True))
     gate = heads if heads is not None and trial.suggest_categorical("gate", ("all", "heads")) == "heads" else None
+    prompt = trial.suggest_categorical("prompt", (1.0, 0.0))
+    plausible = trial.suggest_categorical("plausible", (None, 0.005, 0.02, 0.1))
     kind = trial.suggest_categorical("schedule", ("constant", "think", "sure", "half_life"))
-    schedule = {
-        "constant": lambda: Schedule(),
-        "think": lambda: Schedule(act=0.0),
-        "sure": lambda: Schedule(sure=trial.suggest_float("sure", 0.5, 0.99)),
-        "half_life": lambda: Schedule(half_life=trial.suggest_float("half_life", 2.0, 32.0, log=True)),
+    more = {
+        "constant": lambda: {},
+        "think": lambda: {"act": 0.0},
+        "sure": lambda: {"sure": trial.suggest_float("sure", 0.5, 0.99)},
+        "half_life": lambda: {"half_life": trial.suggest_float("half_life", 2.0, 32.0, log=True)},
     }[kind]()
-    return Setting("tuned", law, gate, schedule, guard=False)
+    return Setting("tuned", law, gate, Schedule(prompt=prompt, plausible=plausible, **more), guard=False)
 
 
 def share_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> float:
@@ -128,6 +144,18 @@ def share_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> 
             prompt = str(rng.choice(OPEN[kind]))
             hits.append(whole(kind, ask(reasoner, case.features, prompt, setting, case.weights(target)), target))
     return sum(hits) / len(hits)
+
+
+def off_region_hits(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> list[bool]:
+    """Which questions about something else than the region are answered right: one object of each scene the region."""
+    hits = []
+    for case in asked:
+        rng = case.rng(SALT + 1)
+        region = case.facts[int(rng.integers(len(case.facts)))]
+        for _, question, right in off_region(case.facts, region, rng):
+            turn = ask(reasoner, case.features, question.prompt, setting, case.weights(region))
+            hits.append(turn.action.strip() in right)
+    return hits
 
 
 def curves(reasoner: Reasoner, asked: Sequence[Case], best: Setting) -> dict[str, list[tuple[float, float]]]:

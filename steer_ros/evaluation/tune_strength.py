@@ -2,8 +2,8 @@
 
 The model is frozen. On tuning scenes the right whole answer about the region's object is read under the conserving law
 with the network's strengths, and its loss goes back through the law into the network. Nothing else is learnt. Then the
-network and the best of some fixed strengths, chosen on the same scenes, are judged on other scenes: it becomes the
-model's default only if it is right more often there.
+network and the best of some fixed strengths, chosen on the same scenes, are judged on other scenes, both with the gate
+and schedule that the model has: it becomes the model's default only if it is right more often there.
 """
 
 from __future__ import annotations
@@ -67,14 +67,20 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         if getattr(args, name) < 1:
             raise ValueError(f"--{name}: {getattr(args, name)}; accepted is at least 1")
     started = time.perf_counter()
+    target = args.out or folder
+    before = load_tuned(target, weights=folder) or Tuned(make_law("conserving"))
+
+    def setting(alpha: float) -> Setting:  # gate and schedule are the model's own, for both
+        return Setting("strength", make_law("conserving", alpha), before.gate, before.schedule, guard=False)
+
     seen = list(cases(perceiver, SEED, args.scenes, names=2))
     net = train(reasoner, seen, args.steps, args.seed)
-    fixed = max(CURVE, key=lambda alpha: share_right(reasoner, seen[: args.judged], _setting(alpha)))
+    fixed = max(CURVE, key=lambda alpha: share_right(reasoner, seen[: args.judged], setting(alpha)))
     judged = list(cases(perceiver, JUDGED_SEED, args.judged, names=2))
     rows: dict[str, object] = {
         "fixed_alpha": fixed,
-        "fixed": share_right(reasoner, judged, _setting(fixed)),
-        "adaptive": share_right(reasoner, judged, replace(_setting(1.0), strength=net)),
+        "fixed": share_right(reasoner, judged, setting(fixed)),
+        "adaptive": share_right(reasoner, judged, replace(setting(1.0), strength=net)),
         "parameters": sum(p.numel() for p in net.parameters()),
         "seconds": time.perf_counter() - started,
     }
@@ -84,8 +90,6 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         f"whole answers right on {args.judged} scenes: {'kept' if better else 'not better, so not used'}"
     )
     print(said)
-    target = args.out or folder
-    before = load_tuned(target, weights=folder) or Tuned(make_law("conserving"))
     tuned = replace(before, found={**before.found, "strength": said})
     if better:
         target.mkdir(parents=True, exist_ok=True)
@@ -166,7 +170,3 @@ def learning(reasoner: Reasoner, net: StrengthNet, lesson: Lesson) -> Iterator[N
         yield
     finally:
         reasoner.model.set_attn_implementation(before)
-
-
-def _setting(alpha: float) -> Setting:
-    return Setting("strength", make_law("conserving", alpha), guard=False)

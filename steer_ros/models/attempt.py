@@ -104,19 +104,21 @@ class Attempt:
         return step(factor, lambda: self._decoder.feed(fed))
 
     def _gated(self, factor: float, forward: Callable[[], None]) -> tuple[int, bool]:
-        """Plain first; only if the model is then unsure, the same row again, steered."""
-        token, logprob = self._plain(forward)
-        if math.exp(logprob) >= self._steering.schedule.sure:
-            return token, False
-        self._decoder.retract()
-        return self._run(factor, forward)
-
-    def _plain(self, forward: Callable[[], None]) -> tuple[int, float]:
+        """Plain first; only if the model is then unsure, the same row again, steered, to choose among what is
+        plausible."""
+        schedule, decoder = self._steering.schedule, self._decoder
         self._steering.attachment.factor = 0.0
         forward()
-        return self._decoder.best()
+        token, logprob = decoder.best()
+        if schedule.sure is not None and math.exp(logprob) >= schedule.sure:
+            return token, False
+        among = None if schedule.plausible is None else decoder.plausible(schedule.plausible)
+        decoder.retract()
+        return self._run(factor, forward, among=among)
 
-    def _run(self, factor: float, forward: Callable[[], None], choose: bool = True) -> tuple[int, bool]:
+    def _run(
+        self, factor: float, forward: Callable[[], None], choose: bool = True, among: torch.Tensor | None = None
+    ) -> tuple[int, bool]:
         """One forward pass at this factor."""
         steering = self._steering
         if steering is None:
@@ -132,7 +134,7 @@ class Attempt:
                 steering.since_watched, steering.unseen = 0, True
             elif steering.since_watched is not None:
                 steering.since_watched += 1
-        return self._decoder.best()[0] if choose else -1, steered
+        return self._decoder.best(among)[0] if choose else -1, steered
 
     def _factor(self, phase: str, n: int) -> float:
         """Set the phase and give the part of the strength that its next row gets."""
@@ -149,7 +151,7 @@ class Attempt:
     def _waits(self, factor: float) -> bool:
         """Whether the next row is run plain first: only where steering would follow."""
         steering = self._steering
-        if steering is None or steering.schedule.sure is None or not factor:
+        if steering is None or not steering.schedule.asks_plain or not factor:
             return False
         law, snapshot = steering.law, steering.field.snapshot()
         moves = bool(snapshot.low) and law.steers and law.moves(snapshot.low[-1], snapshot.high[-1])

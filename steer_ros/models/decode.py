@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import torch
 from transformers import DynamicCache
@@ -43,13 +44,19 @@ class GreedyDecoder:
         self._rope_delta = int(rope_delta)
         self._forward(embeds, position_ids)
 
-    def best(self) -> tuple[int, float]:
-        """The likeliest next token and its log-probability."""
+    def best(self, among: torch.Tensor | None = None) -> tuple[int, float]:
+        """The likeliest next token, of all or of those that `among` [vocabulary] marks, and its log-probability."""
         assert self._logits is not None, "prefill first"
-        peak, token = self._logits.max(0)
+        logits = self._logits if among is None else self._logits.masked_fill(~among, -math.inf)
+        peak, token = logits.max(0)
         pair = torch.stack((token.double(), (peak - torch.logsumexp(self._logits, 0)).double()))
         token, logprob = pair.tolist()  # one wait for the device, not two
         return int(token), logprob
+
+    def plausible(self, part: float) -> torch.Tensor:
+        """bool [vocabulary]: the tokens that have at least this part of the likeliest one's probability."""
+        assert self._logits is not None, "prefill first"
+        return self._logits >= self._logits.max() + math.log(part)
 
     def feed(self, token: int) -> None:
         """Append one token (the best one, or another) and compute the next logits."""

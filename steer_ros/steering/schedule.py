@@ -9,7 +9,7 @@ from numbers import Real
 PHASES = ("prompt", "think", "act")
 _ACCEPTED = (
     '"constant", or parts joined by ";": prompt=, think=, act=, floor= (0 to 1), half_life= (tokens, above 0), '
-    "sure= (a probability above 0, at most 1)"
+    "sure=, plausible= (above 0, at most 1)"
 )
 
 
@@ -20,7 +20,11 @@ class Schedule:
     prompt, think, act: factors, 0 to 1, of the context's rows, of the thought's and of the action's; 0 is plain
     attention. half_life: tokens of the answer after which half of what lies above `floor` (0 to 1) is left; None is
     no decay. sure: a token whose plain next-token distribution has a likeliest token of at least this probability
-    is left alone: the look is not bent any more once the answer is decided. None always steers.
+    is left alone: the look is not bent any more once the answer is decided. None always steers. plausible: steering
+    chooses among the tokens that have at least this part of the likeliest one's probability in that distribution (the
+    plausibility constraint of Li et al., "Contrastive Decoding", 2023, section 3.2), so that however strong it is, it
+    picks what the model could have said and breaks no sentence. None leaves it all tokens. Either costs a plain pass
+    for each row that would be steered.
 
     A factor multiplies α, and ρ or ψ of the laws that have them. target's ψ times a small factor may ask for less
     than the region has anyway: give it a floor. Raises ValueError naming the part, its value and what is accepted.
@@ -32,6 +36,7 @@ class Schedule:
     half_life: float | None = None
     floor: float = 0.0
     sure: float | None = None
+    plausible: float | None = None
 
     def __post_init__(self) -> None:
         for name, low, high, optional in (
@@ -41,6 +46,7 @@ class Schedule:
             ("half_life", 0.0, math.inf, True),
             ("floor", 0.0, 1.0, False),
             ("sure", 0.0, 1.0, True),
+            ("plausible", 0.0, 1.0, True),
         ):
             value = getattr(self, name)
             if optional and value is None:
@@ -71,6 +77,11 @@ class Schedule:
             except ValueError:
                 raise ValueError(f"schedule: {text!r} at {part!r}; accepted is {_ACCEPTED}") from None
         return cls(**settings)
+
+    @property
+    def asks_plain(self) -> bool:
+        """Whether a row is run plain before it is steered."""
+        return self.sure is not None or self.plausible is not None
 
     def factor(self, phase: str, n: int) -> float:
         """The part of the strength, 0 to 1, for the row after which token n of the answer comes.
