@@ -90,7 +90,8 @@ def test_the_schedule_is_the_parameters(bench):
     assert answer.steered_tokens == 1
     loop.reasoning.parameters["steering.schedule"] = "act=0;half_life=20"
     loop.send()
-    assert [call["schedule"] for call in loop.reasoner.calls] == ["sure=0.9", "act=0;half_life=20"]
+    schedules = [call["schedule"] for call in loop.reasoner.calls]
+    assert schedules == ["prompt=0;sure=0.9;plausible=0.02", "act=0;half_life=20"]
     with pytest.raises(ValueError, match=r"steering\.schedule: 'act=7'.*accepted"):
         loop.reasoning.parameters["steering.schedule"] = "act=7"
 

@@ -77,7 +77,7 @@ def open_action(task: str, target: Fact) -> str:
 
 def open_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
     """An instruction that leaves the object open, answered for a random one."""
-    task = str(rng.choice(list(OPEN), p=(0.32, 0.24, 0.12, 0.12, 0.20)))
+    task = str(rng.choice(list(OPEN), p=(0.29, 0.30, 0.09, 0.09, 0.23)))
     target = facts[int(rng.integers(len(facts)))]
     prompt = str(rng.choice(OPEN[task]))
     return Dialogue(task, prompt, open_thought(task, target), open_action(task, target), target)
