@@ -138,10 +138,10 @@ def test_sure_tokens_are_left_alone_and_unsure_ones_run_again(thinker, features,
     sure = {1: 0.2, 3: 0.95, 4: 0.2, 6: 0.95}
     chosen, best, count = [], GreedyDecoder.best, [0]
 
-    def told(self):
+    def told(self, among=None):
         count[0] += 1
         chosen.append(self._logits)
-        return best(self)[0], float(torch.tensor(sure.get(count[0], 0.5)).log())
+        return best(self, among)[0], float(torch.tensor(sure.get(count[0], 0.5)).log())
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
     # `best` is not asked after the prompt's first rows, so the count is that of the passes after it.
@@ -234,3 +234,25 @@ def test_a_row_taken_back_leaves_no_trace():
         once.feed(4)
         twice.feed(4)
     assert torch.equal(once._logits, twice._logits)
+
+
+def test_every_token_is_plausible_at_the_tiniest_part(thinker, features, mask):
+    free = ask(thinker, features, mask, schedule="constant")
+    assert ask(thinker, features, mask, schedule="plausible=1e-30").output_ids == free.output_ids
+
+
+def test_no_implausible_token_is_said(thinker, features, mask, monkeypatch):
+    part, seen, best = 0.5, [], GreedyDecoder.best
+
+    def told(self, among=None):
+        token, logprob = best(self, among)
+        if among is None:
+            seen.append(self._logits.softmax(-1))  # the plain pass
+        else:
+            assert seen[-1][token] >= part * seen[-1].max() * (1 - 1e-6)
+            assert torch.equal(among, seen[-1] >= part * seen[-1].max() * (1 - 1e-6))
+        return token, logprob
+
+    monkeypatch.setattr(GreedyDecoder, "best", told)
+    turn = ask(thinker, features, mask, schedule=f"plausible={part}")
+    assert turn.steered_tokens == len(turn.output_ids) == len(seen)
