@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -37,7 +37,7 @@ SEED = 440_000
 PROMPTS = 216  # 9 of each of 24 wordings; some 860 with each fact as the target
 BEGUN, FREE = 12, 60  # the longest answers, tokens
 BATCH = 16  # prompts of one shape read at once
-SETTING = Setting("ours", make_law("conserving", 4.0), description="conserving, on all heads")
+SETTING = Setting("ours", make_law("conserving", 6.0), "layers=8-29", description="conserving, on the layers from 8 on")
 
 KEYS = {
     "steered": "answers begun for the model name the fact that is steered to, first of all facts",
@@ -69,7 +69,8 @@ def run(options: Options) -> dict[str, Row]:
     try:
         model = _model(options)
         prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
-        setting = override(options.setting or SETTING, options.overrides)
+        own = SETTING if _is_smollm2(options) else replace(SETTING, gate=None)  # another model has other layers
+        setting = override(options.setting or own, options.overrides)
         return judge(model, prompts, setting, options.progress).shares(KEYS)
     finally:
         torch.set_num_threads(threads)
@@ -160,9 +161,13 @@ def _answers(
     return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule)
 
 
+def _is_smollm2(options: Options) -> bool:
+    return options.reasoning is None or options.reasoning.startswith("builtin:")
+
+
 def _model(options: Options) -> TextModel:
     """SmolLM2, or the reasoner that was asked for; the built-in one knows no words but the bench's."""
-    if options.reasoning is None or options.reasoning.startswith("builtin:"):
+    if _is_smollm2(options):
         return load_smollm2(options.progress, options.device)
     reasoner = Reasoner.from_pretrained(options.reasoning, options.device)
     reasoner.close()
