@@ -256,7 +256,7 @@ def test_a_row_that_is_sure_is_left_alone(model):
     reading, never = model.read(laid), lambda row, said: False
 
     def answers(schedule, target):
-        setting = override(text.SETTING, {"alpha": 12.0, "schedule": schedule, "gate": "all"})
+        setting = override(text.SETTING, {"alpha": 12.0, "schedule": schedule})
         return text._answers(model, reading, True, target, setting, 6, never)
 
     plain = text._answers(model, reading, True, None, text.UNSTEERED, 6, never)

@@ -15,7 +15,7 @@ things, for the reasoner to see that none of them is a beaker. The reasoner answ
 
 Against unsteered greedy answers to the same questions; the control steers to regions of the same size elsewhere. The
 questions of a scene are answered in batches (`batching`), token for token as `Reasoner.generate` would without its
-guard. The rule, the law and its strength were chosen on scenes from seed 540,000 up.
+guard. The rule, the law, its strength and schedule were chosen on scenes from seed 540,000 up.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ SCENES = 200  # some 1,300 questions in each split
 MOST = 4  # questions of each answer in each split, a scene
 SPLITS = ("random", "popular", "adversarial")
 WAYS = ("", "_unsteered", "_random_region", "_perception")
-SETTING = Setting("ours", make_law("conserving", 2.0), description="conserving, on all heads")
+SETTING = Setting(
+    "ours", make_law("conserving", 3.0), schedule="sure=0.99", description="conserving, where the model is not sure"
+)
 
 _MEASURES = {
     "accuracy": "right answers",
