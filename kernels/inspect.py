@@ -29,7 +29,6 @@ DTYPES = ("bf16", "fp16", "fp32")
 GROUPS = (6, 1, 8, 12, 16)  # query heads of a key head: R1-1.5B's first; each whole or ragged, in one part and in two
 MAX_SHARED_BYTES = {120: 101_376, 90: 232_448}  # a block's most, of each card
 MAX_ADDITIVE_RATIO = 1.10
-MAX_MIXED_RATIO = 1.12  # with gaps or a row gate; above 1.10 it is prefill at head size 64, and sm_90 with both
 NOP, LOCAL = 0x918, (0x983, 0x387)  # codes of machine instructions: padding; LDL and STL, local memory
 MISSING = "triton is not installed here: pip install 'triton>=3.6' (the extra steer_ros[kernels])"
 
@@ -305,8 +304,7 @@ def broken_budgets(rows: Iterable[Row], *, max_shared: int | None = None, max_ra
     lines = []
     for row in rows:
         shared = MAX_SHARED_BYTES[row.arch] if max_shared is None or row.arch != 120 else max_shared
-        ratio = MAX_MIXED_RATIO if row.gaps or row.gated else MAX_ADDITIVE_RATIO
-        ratio = ratio if max_ratio is None else max_ratio
+        ratio = MAX_ADDITIVE_RATIO if max_ratio is None else max_ratio
         if row.shared_bytes > shared:
             lines.append(f"{row.name}: {row.shared_bytes} bytes of shared memory; at most {shared}")
         if row.spills:

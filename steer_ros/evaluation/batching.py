@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..models.decode import _cache_keyword
+from ..models.decode import _cache_keyword, plausible
 from ..steering import Attachment
 from ..steering.schedule import Schedule
 
@@ -77,7 +77,8 @@ class BatchDecoder:
         """
         written: list[list[int]] = [[] for _ in feed]
         schedule = None if self.attachment is None else schedule
-        waiting = [(self._first_phase, list(range(len(feed))), cache, [tuple(ids) for ids in feed])]
+        first = "act" if self.think_end is None else "think"
+        waiting = [(first, list(range(len(feed))), cache, [tuple(ids) for ids in feed])]
         try:
             while waiting:
                 phase, rows, cache, feed = waiting.pop()
@@ -102,10 +103,6 @@ class BatchDecoder:
             if schedule is not None:
                 self.attachment.factor = 1.0
         return [self._text(ids) for ids in written]
-
-    @property
-    def _first_phase(self) -> str:
-        return "act" if self.think_end is None else "think"
 
     def _step(
         self,
@@ -143,8 +140,7 @@ class BatchDecoder:
             self.attachment.factor = factor
             steered = self._forward(own, [last[place] for place in unsure], rope=rope)
             if schedule.plausible is not None:
-                least = plain[unsure].amax(-1, keepdim=True) + math.log(schedule.plausible)
-                steered = steered.masked_fill(plain[unsure] < least, -math.inf)
+                steered = steered.masked_fill(~plausible(plain[unsure], schedule.plausible), -math.inf)
             yield unsure, own, best_of(steered)
 
     def _text(self, ids: list[int]) -> str:

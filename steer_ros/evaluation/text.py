@@ -12,9 +12,8 @@ names is the target: any of the target's words, before any word of another fact.
 - Free: the model answers as it likes, in at most 60 tokens. One fact of each prompt is the target. Here an answer is
   also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
 
-The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged. A
-later search on more of them preferred alpha 6 on layers 8 to 29 (98.7% against 97.7%); on the judged prompts that had
-90.2%, 1.4 points less, so it was not taken.
+The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged.
+Alpha 6 on layers 8 to 29 did better on those and worse on these, 90.2% (`--alpha 6 --gate layers=8-29`): it was left.
 """
 
 from __future__ import annotations

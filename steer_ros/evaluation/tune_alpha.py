@@ -31,7 +31,7 @@ from .settings import UNSTEERED, Setting, scaled
 
 SEED = 510_000  # tuning scenes: no suite judges on them
 RANGE = (0.5, 1.0, 2.0)  # of the strength, over which a setting must hold
-STARTS = (  # where the search begins: the research note's setting, and two that have served other weights
+STARTS = (  # where the search begins: the research note's setting, our plain one, and what a grid by hand gave
     {"law": "additive", "alpha": 2.0, "gate": "all", "prompt": 1.0, "plausible": None, "schedule": "constant"},
     {"law": "conserving", "alpha": 2.0, "gate": "all", "prompt": 1.0, "plausible": None, "schedule": "constant"},
     {

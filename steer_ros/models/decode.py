@@ -54,9 +54,9 @@ class GreedyDecoder:
         return int(token), logprob
 
     def plausible(self, part: float) -> torch.Tensor:
-        """bool [vocabulary]: the tokens that have at least this part of the likeliest one's probability."""
+        """bool [vocabulary]: see `plausible`, of the next token."""
         assert self._logits is not None, "prefill first"
-        return self._logits >= self._logits.max() + math.log(part)
+        return plausible(self._logits, part)
 
     def feed(self, token: int) -> None:
         """Append one token (the best one, or another) and compute the next logits."""
@@ -83,6 +83,11 @@ class GreedyDecoder:
             **{self._cache_keyword: self._cache},
         )
         self._logits = output.logits[0, -1].float()
+
+
+def plausible(logits: torch.Tensor, part: float) -> torch.Tensor:
+    """bool, as logits [..., vocabulary]: the tokens with at least this part of the likeliest one's probability."""
+    return logits >= logits.amax(-1, keepdim=True) + math.log(part)
 
 
 def _cache_keyword(model_class) -> str:

@@ -22,9 +22,9 @@ class Schedule:
     no decay. sure: a token whose plain next-token distribution has a likeliest token of at least this probability
     is left alone: the look is not bent any more once the answer is decided. None always steers. plausible: steering
     chooses among the tokens that have at least this part of the likeliest one's probability in that distribution (the
-    plausibility constraint of Li et al., "Contrastive Decoding", 2023, section 3.2), so that however strong it is, it
-    picks what the model could have said and breaks no sentence. None leaves it all tokens. Either costs a plain pass
-    for each row that would be steered.
+    plausibility constraint of Li et al., "Contrastive Decoding", arXiv 2210.15097), so that however strong it is, it
+    picks nothing that the model would hardly have said. None leaves it all tokens. Either costs a plain pass for each
+    row that would be steered.
 
     A factor multiplies α, and ρ or ψ of the laws that have them. target's ψ times a small factor may ask for less
     than the region has anyway: give it a floor. Raises ValueError naming the part, its value and what is accepted.
