@@ -134,6 +134,7 @@ def test_nothing_to_ground_is_no_work(options, case):
         Setting("gated", make_law("additive", 2.0), gate="layers=1-3;phases=think", guard=False),
         Setting("act", make_law("conserving", 8.0), gate="phases=act", guard=False),
         Setting("sure", make_law("conserving", 8.0), schedule="sure=0.999", guard=False),
+        Setting("contrast", make_law("conserving", 4.0), schedule="contrast=2;plausible=0.01", guard=False),
         Setting("late", make_law("conserving", 8.0), schedule="prompt=0;sure=0.9999", guard=False),
     ],
     ids=lambda setting: setting.name,

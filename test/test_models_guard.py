@@ -38,7 +38,7 @@ def answers(monkeypatch, thinker):
         scripts, begun = iter(texts), {}
         end = [thinker.tokenizer.eos_token_id]
 
-        def best(self, among=None):
+        def best(self, scores=None):
             if id(self) not in begun:
                 text = next(scripts)
                 ids = (
@@ -314,7 +314,7 @@ def test_an_even_frame_is_reported(thinker, mask, answers):
 
 def test_words_are_content(answers, monkeypatch, features, mask):
     thinker = reasoner(bridged=False)
-    monkeypatch.setattr(GreedyDecoder, "best", lambda self, among=None: (thinker.tokenizer.eos_token_id, -0.7))
+    monkeypatch.setattr(GreedyDecoder, "best", lambda self, scores=None: (thinker.tokenizer.eos_token_id, -0.7))
     regions = [("red beaker", (0, 0, 56, 112)), ("blue dish", (56, 0, 112, 112))]
     turn = thinker.generate(PROMPT, features, mask, regions=regions, alpha=2, guard=Guard(scales=(1.0,)))
     assert turn.bridge == "text" and turn.steered and not warned(turn, "region")

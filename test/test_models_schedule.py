@@ -55,9 +55,9 @@ def confident(monkeypatch, probability):
     """The model says how sure it is of each pass: probability(rows of the pass so far)."""
     best, count = GreedyDecoder.best, [0]
 
-    def told(self, among=None):
+    def told(self, scores=None):
         count[0] += 1
-        return best(self, among)[0], float(torch.tensor(probability(count[0] - 1)).log())
+        return best(self, scores)[0], float(torch.tensor(probability(count[0] - 1)).log())
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
 
@@ -67,7 +67,7 @@ def scripted(monkeypatch, thinker, text):
     ids = [*thinker.tokenizer(text, add_special_tokens=False)["input_ids"], thinker.tokenizer.eos_token_id]
     start = []
 
-    def best(self, among=None):
+    def best(self, scores=None):
         start.append(self.length)
         return ids[self.length - start[0]], -0.7
 
@@ -138,10 +138,10 @@ def test_sure_tokens_are_left_alone_and_unsure_ones_run_again(thinker, features,
     sure = {1: 0.2, 3: 0.95, 4: 0.2, 6: 0.95}
     chosen, best, count = [], GreedyDecoder.best, [0]
 
-    def told(self, among=None):
+    def told(self, scores=None):
         count[0] += 1
         chosen.append(self._logits)
-        return best(self, among)[0], float(torch.tensor(sure.get(count[0], 0.5)).log())
+        return best(self, scores)[0], float(torch.tensor(sure.get(count[0], 0.5)).log())
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
     # `best` is not asked after the prompt's first rows, so the count is that of the passes after it.
@@ -244,15 +244,39 @@ def test_every_token_is_plausible_at_the_tiniest_part(thinker, features, mask):
 def test_no_implausible_token_is_said(thinker, features, mask, monkeypatch):
     part, seen, best = 0.5, [], GreedyDecoder.best
 
-    def told(self, among=None):
-        token, logprob = best(self, among)
-        if among is None:
+    def told(self, scores=None):
+        token, logprob = best(self, scores)
+        if scores is None:
             seen.append(self._logits.softmax(-1))  # the plain pass
         else:
             assert seen[-1][token] >= part * seen[-1].max() * (1 - 1e-6)
-            assert torch.equal(among, seen[-1] >= part * seen[-1].max() * (1 - 1e-6))
+            assert torch.equal(scores > -torch.inf, seen[-1] >= part * seen[-1].max() * (1 - 1e-6))
         return token, logprob
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
     turn = ask(thinker, features, mask, schedule=f"plausible={part}")
     assert turn.steered_tokens == len(turn.output_ids) == len(seen)
+
+
+def test_contrast_weighs_what_steering_does_to_the_logits(thinker, features, mask, monkeypatch):
+    contrast, plain, best = 1.5, [], GreedyDecoder.best
+
+    def told(self, scores=None):
+        if scores is None:
+            plain.append(self._logits)
+        else:
+            assert torch.equal(scores, self._logits + contrast * (self._logits - plain[-1]))
+        token, logprob = best(self, scores)
+        chosen = self._logits if scores is None else scores
+        assert token == int(chosen.argmax())
+        assert logprob == pytest.approx(float(self._logits.log_softmax(-1)[token]), abs=1e-6)
+        return token, logprob
+
+    monkeypatch.setattr(GreedyDecoder, "best", told)
+    turn = ask(thinker, features, mask, schedule=f"contrast={contrast}")
+    assert turn.steered_tokens == len(turn.output_ids) == len(plain)
+
+
+def test_a_tiny_contrast_is_none(thinker, features, mask):
+    free = ask(thinker, features, mask, schedule="constant")
+    assert ask(thinker, features, mask, schedule="contrast=1e-30").output_ids == free.output_ids

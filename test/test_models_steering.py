@@ -49,7 +49,9 @@ def plain_model():
 def logits(monkeypatch):
     """The logits that each token was chosen from, in order."""
     seen, best = [], GreedyDecoder.best
-    monkeypatch.setattr(GreedyDecoder, "best", lambda self, among=None: seen.append(self._logits) or best(self, among))
+    monkeypatch.setattr(
+        GreedyDecoder, "best", lambda self, scores=None: seen.append(self._logits) or best(self, scores)
+    )
     return seen
 
 

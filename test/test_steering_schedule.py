@@ -23,6 +23,7 @@ schedules = st.builds(
     floor=parts,
     sure=st.none() | st.floats(0, 1, exclude_min=True),
     plausible=st.none() | st.floats(0, 1, exclude_min=True),
+    contrast=st.none() | positive,
 )
 
 
@@ -84,7 +85,8 @@ def test_texts_that_are_none(text):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("think", -0.1), ("act", 1.5), ("prompt", math.nan), ("half_life", 0), ("half_life", math.inf), ("floor", 2),
-     ("sure", 0), ("sure", 1.01), ("think", True), ("act", None), ("half_life", "20")],
+     ("sure", 0), ("sure", 1.01), ("plausible", 0), ("contrast", 0),
+     ("contrast", math.inf), ("think", True), ("act", None), ("half_life", "20")],
 )  # fmt: skip
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises(ValueError, match=rf"schedule {name}: .*accepted"):

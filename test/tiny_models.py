@@ -246,7 +246,7 @@ def left_mask(features: VisualFeatures) -> Mask:
 def script(monkeypatch, tokenizer, text: str, probability: float = 0.5) -> None:
     """Put an answer into a model's mouth, every token with one probability. The model runs all the same."""
     ids = iter([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
-    monkeypatch.setattr(GreedyDecoder, "best", lambda self, among=None: (next(ids), math.log(probability)))
+    monkeypatch.setattr(GreedyDecoder, "best", lambda self, scores=None: (next(ids), math.log(probability)))
 
 
 def reference_patches(image, patch=14, merge=2):

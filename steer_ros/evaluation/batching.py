@@ -8,14 +8,13 @@ do those that are unsure where others are not.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..models.decode import _cache_keyword, plausible
+from ..models.decode import _cache_keyword, chosen_by
 from ..steering import Attachment
 from ..steering.schedule import Schedule
 
@@ -139,9 +138,7 @@ class BatchDecoder:
             own.crop(-1)
             self.attachment.factor = factor
             steered = self._forward(own, [last[place] for place in unsure], rope=rope)
-            if schedule.plausible is not None:
-                steered = steered.masked_fill(~plausible(plain[unsure], schedule.plausible), -math.inf)
-            yield unsure, own, best_of(steered)
+            yield unsure, own, best_of(chosen_by(steered, plain[unsure], schedule))
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

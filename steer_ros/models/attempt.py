@@ -13,7 +13,7 @@ from ..steering import FieldSnapshot, Law, SteeringField
 from ..steering.guard import MOVED, Guard, moved
 from ..steering.report import SteeringReport
 from ..steering.schedule import Schedule
-from .decode import GreedyDecoder
+from .decode import GreedyDecoder, chosen_by
 from .writer import Writer
 
 
@@ -104,22 +104,21 @@ class Attempt:
         return step(factor, lambda: self._decoder.feed(fed))
 
     def _gated(self, factor: float, forward: Callable[[], None]) -> tuple[int, bool]:
-        """Plain first; only if the model is then unsure, the same row again, steered, to choose among what is
-        plausible."""
+        """Plain first; only if the model is then unsure, the same row again, steered, for a choice by both."""
         schedule, decoder = self._steering.schedule, self._decoder
         self._steering.attachment.factor = 0.0
         forward()
         token, logprob = decoder.best()
         if schedule.sure is not None and math.exp(logprob) >= schedule.sure:
             return token, False
-        among = None if schedule.plausible is None else decoder.plausible(schedule.plausible)
+        plain = decoder.logits
         decoder.retract()
-        return self._run(factor, forward, among=among)
+        return self._run(factor, forward, plain=plain)
 
     def _run(
-        self, factor: float, forward: Callable[[], None], choose: bool = True, among: torch.Tensor | None = None
+        self, factor: float, forward: Callable[[], None], choose: bool = True, plain: torch.Tensor | None = None
     ) -> tuple[int, bool]:
-        """One forward pass at this factor."""
+        """One forward pass at this factor; the token is chosen by its logits, and by the plain ones if given."""
         steering = self._steering
         if steering is None:
             forward()
@@ -134,7 +133,11 @@ class Attempt:
                 steering.since_watched, steering.unseen = 0, True
             elif steering.since_watched is not None:
                 steering.since_watched += 1
-        return self._decoder.best(among)[0] if choose else -1, steered
+        if not choose:
+            return -1, steered
+        decoder = self._decoder
+        scores = None if plain is None else chosen_by(decoder.logits, plain, steering.schedule)
+        return decoder.best(scores)[0], steered
 
     def _factor(self, phase: str, n: int) -> float:
         """Set the phase and give the part of the strength that its next row gets."""

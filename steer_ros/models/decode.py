@@ -8,6 +8,8 @@ import math
 import torch
 from transformers import DynamicCache
 
+from ..steering.schedule import Schedule
+
 
 class GreedyDecoder:
     """One answer's state: its cache and the logits of the next token.
@@ -44,19 +46,19 @@ class GreedyDecoder:
         self._rope_delta = int(rope_delta)
         self._forward(embeds, position_ids)
 
-    def best(self, among: torch.Tensor | None = None) -> tuple[int, float]:
-        """The likeliest next token, of all or of those that `among` [vocabulary] marks, and its log-probability."""
+    @property
+    def logits(self) -> torch.Tensor:
+        """Of the next token, fp32 [vocabulary]."""
         assert self._logits is not None, "prefill first"
-        logits = self._logits if among is None else self._logits.masked_fill(~among, -math.inf)
-        peak, token = logits.max(0)
-        pair = torch.stack((token.double(), (peak - torch.logsumexp(self._logits, 0)).double()))
+        return self._logits
+
+    def best(self, scores: torch.Tensor | None = None) -> tuple[int, float]:
+        """The likeliest next token, or the one with the highest of `scores` [vocabulary], and its log-probability."""
+        logits = self.logits
+        token = (logits if scores is None else scores).argmax()
+        pair = torch.stack((token.double(), (logits[token] - torch.logsumexp(logits, 0)).double()))
         token, logprob = pair.tolist()  # one wait for the device, not two
         return int(token), logprob
-
-    def plausible(self, part: float) -> torch.Tensor:
-        """bool [vocabulary]: see `plausible`, of the next token."""
-        assert self._logits is not None, "prefill first"
-        return plausible(self._logits, part)
 
     def feed(self, token: int) -> None:
         """Append one token (the best one, or another) and compute the next logits."""
@@ -85,9 +87,16 @@ class GreedyDecoder:
         self._logits = output.logits[0, -1].float()
 
 
-def plausible(logits: torch.Tensor, part: float) -> torch.Tensor:
-    """bool, as logits [..., vocabulary]: the tokens with at least this part of the likeliest one's probability."""
-    return logits >= logits.amax(-1, keepdim=True) + math.log(part)
+def chosen_by(logits: torch.Tensor, plain: torch.Tensor, schedule: Schedule) -> torch.Tensor:
+    """The scores that a steered token is chosen by, from the row's steered and plain logits, fp32 [..., vocabulary]
+    all three: what `contrast` makes of them, -inf where a token is not `plausible`."""
+    scores = logits
+    if schedule.contrast is not None:
+        scores = scores + schedule.contrast * (logits - plain)
+    if schedule.plausible is not None:
+        least = plain.amax(-1, keepdim=True) + math.log(schedule.plausible)
+        scores = scores.masked_fill(plain < least, -math.inf)
+    return scores
 
 
 def _cache_keyword(model_class) -> str:

@@ -9,7 +9,7 @@ from numbers import Real
 PHASES = ("prompt", "think", "act")
 _ACCEPTED = (
     '"constant", or parts joined by ";": prompt=, think=, act=, floor= (0 to 1), half_life= (tokens, above 0), '
-    "sure=, plausible= (above 0, at most 1)"
+    "sure=, plausible= (above 0, at most 1), contrast= (above 0)"
 )
 
 
@@ -23,8 +23,11 @@ class Schedule:
     is left alone: the look is not bent any more once the answer is decided. None always steers. plausible: steering
     chooses among the tokens that have at least this part of the likeliest one's probability in that distribution (the
     plausibility constraint of Li et al., "Contrastive Decoding", arXiv 2210.15097), so that however strong it is, it
-    picks nothing that the model would hardly have said. None leaves it all tokens. Either costs a plain pass for each
-    row that would be steered.
+    picks nothing that the model would hardly have said. None leaves it all tokens. contrast: what steering does to the
+    logits is done once more, times this: a token is chosen by steered + contrast · (steered − plain), so that what
+    comes of the region stands out from what would be said in any case (after Shi et al., "Trusting Your Evidence",
+    arXiv 2305.14739, which so weighs a prompt with its context against one without). None is no more than steering.
+    Each of the three costs a plain pass for each row that would be steered.
 
     A factor multiplies α, and ρ or ψ of the laws that have them. target's ψ times a small factor may ask for less
     than the region has anyway: give it a floor. Raises ValueError naming the part, its value and what is accepted.
@@ -37,6 +40,7 @@ class Schedule:
     floor: float = 0.0
     sure: float | None = None
     plausible: float | None = None
+    contrast: float | None = None
 
     def __post_init__(self) -> None:
         for name, low, high, optional in (
@@ -47,6 +51,7 @@ class Schedule:
             ("floor", 0.0, 1.0, False),
             ("sure", 0.0, 1.0, True),
             ("plausible", 0.0, 1.0, True),
+            ("contrast", 0.0, math.inf, True),
         ):
             value = getattr(self, name)
             if optional and value is None:
@@ -81,7 +86,7 @@ class Schedule:
     @property
     def asks_plain(self) -> bool:
         """Whether a row is run plain before it is steered."""
-        return self.sure is not None or self.plausible is not None
+        return any(part is not None for part in (self.sure, self.plausible, self.contrast))
 
     def factor(self, phase: str, n: int) -> float:
         """The part of the strength, 0 to 1, for the row after which token n of the answer comes.
