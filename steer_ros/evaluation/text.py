@@ -12,8 +12,9 @@ names is the target: any of the target's words, before any word of another fact.
 - Free: the model answers as it likes, in at most 60 tokens. One fact of each prompt is the target. Here an answer is
   also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
 
-The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged.
-Alpha 6 on layers 8 to 29 did better on those and worse on these, 90.2% (`--alpha 6 --gate layers=8-29`): it was left.
+The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged:
+99.2% of 768 answers there, 97.8% without contrast. On those judged, numbers lose by it (87% without) and all other
+kinds gain or stay; `--schedule constant` is the law alone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ SEED = 440_000
 PROMPTS = 216  # 9 of each of 24 wordings; some 860 with each fact as the target
 BEGUN, FREE = 12, 60  # the longest answers, tokens
 BATCH = 16  # prompts of one shape read at once
-SETTING = Setting("ours", make_law("conserving", 4.0), description="conserving, on all heads")
+SETTING = Setting(
+    "ours", make_law("conserving", 4.0), schedule="contrast=1", description="conserving, on all heads, with contrast"
+)
 
 KEYS = {
     "steered": "answers begun for the model name the fact that is steered to, first of all facts",
