@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import frame, left_mask, perceiver, reasoner
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steer_ros.models.context import embed
 from steer_ros.models.decode import GreedyDecoder
@@ -275,6 +276,25 @@ def test_contrast_weighs_what_steering_does_to_the_logits(thinker, features, mas
     monkeypatch.setattr(GreedyDecoder, "best", told)
     turn = ask(thinker, features, mask, schedule=f"contrast={contrast}")
     assert turn.steered_tokens == len(turn.output_ids) == len(plain)
+
+
+def test_a_choice_does_not_wait_for_the_device(thinker, features):
+    """Each value that Python reads on the way to the token would be one more wait, at every token."""
+    context = thinker.layout.with_tokens(PROMPT, [16])
+    decoder, read = GreedyDecoder(thinker.model), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            read.extend([op] if op is torch.ops.aten._local_scalar_dense.default else [])
+            return op(*args, **(kwargs or {}))
+
+    with torch.no_grad():
+        decoder.prefill(embed(thinker.model, context, [features.tokens], thinker.bridge))
+        with Watch():
+            decoder.logits.sum().item()
+            assert len(read) == 1  # it is seen
+            assert decoder.best() == decoder.best(decoder.logits)
+    assert len(read) == 1
 
 
 def test_a_tiny_contrast_is_none(thinker, features, mask):

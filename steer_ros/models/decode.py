@@ -56,7 +56,7 @@ class GreedyDecoder:
         """The likeliest next token, or the one with the highest of `scores` [vocabulary], and its log-probability."""
         logits = self.logits
         token = (logits if scores is None else scores).argmax()
-        pair = torch.stack((token.double(), (logits[token] - torch.logsumexp(logits, 0)).double()))
+        pair = torch.stack((token.double(), (logits.take(token) - torch.logsumexp(logits, 0)).double()))
         token, logprob = pair.tolist()  # one wait for the device, not two
         return int(token), logprob
 
