@@ -110,7 +110,7 @@ def decode(
     if kv_scales is not None:
         k, v = k.view(torch.uint8), v.view(torch.uint8)
         k_unit, v_unit = (_E4M3_UNIT * scale_ for scale_ in kv_scales)
-    weights, visual, seen, gains, kind, start, end, stride = _unpack(field, q)
+    weights, visual, seen, gains, kind, start, end, stride = _unpack(field, q, arch)
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
         decode_kernel[(splits, streams)](
             q,
@@ -173,17 +173,14 @@ def decode(
     return out, masses
 
 
-def _unpack(field: KeyField | None, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int, int, int]:
+def _unpack(field: KeyField | None, q: Tensor, arch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int, int, int]:
     """The field as the kernel takes it; q stands in for tables that law none never reads."""
     if field is None:
         return q, q, q, q, GAIN_KINDS["one"], 0, 0, 0
-    gains, kind = field.weights, GAIN_KINDS["one"]
-    if field.gains is not None:
-        fp8 = field.gains.dtype == torch.float8_e4m3fn
-        gains, kind = (field.gains.view(torch.uint8), "fp8") if fp8 else (field.gains, "fp32")
-        kind = GAIN_KINDS[kind]
+    gains, kind = field.gain_table(arch)
     stride = field.weights.stride(0) if field.weights.ndim == 2 else 0
-    return field.weights, field.visual.view(torch.uint8), field.seen, gains, kind, field.start, field.end, stride
+    visual = field.visual.view(torch.uint8)
+    return field.weights, visual, field.seen, gains, GAIN_KINDS[kind], field.start, field.end, stride
 
 
 def _padded(head_size: int) -> int:

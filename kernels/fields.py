@@ -45,6 +45,15 @@ class KeyField:
         tensors = (self.weights, self.visual, self.seen, self.gains)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
+    def gain_table(self, arch: int) -> tuple[Tensor, str]:
+        """The gains as the kernels read them on a card (arch 90 is sm_90), and their kind, of tilt.GAIN_KINDS. Without
+        gains the weights stand in, which are not read."""
+        if self.gains is None:
+            return self.weights, "one"
+        if self.gains.dtype != torch.float8_e4m3fn:
+            return self.gains, "fp32"
+        return self.gains.view(torch.uint8), "fp8" if arch >= 89 else "fp8_bits"  # in hardware from sm_89 on
+
     def contiguous(self) -> KeyField:
         """The field with tables as the Triton kernels read them; itself where they are so."""
         tables = {name: getattr(self, name) for name in ("weights", "visual", "seen", "gains")}

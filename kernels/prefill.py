@@ -59,12 +59,12 @@ def _prefill_kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_key, v_batch, v_head, v_key,
     q_heads, group, rows_total, rows_first, blocks_first, length, q_start, start, n, scale, tilt_unit,
     LAW: tl.constexpr, FOCUS: tl.constexpr, GAPS: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr,
-    GAIN_KIND: tl.constexpr, IN_ORDER: tl.constexpr, V_FIRST: tl.constexpr, HEAD: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
+    GAIN_KIND: tl.constexpr, WGMMA: tl.constexpr, IN_ORDER: tl.constexpr, V_FIRST: tl.constexpr, HEAD: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Grid [B · Hq, blocks of rows]. Blocks cut rows [0, rows_first) and then [rows_first, rows_total); the last,
-    which see the most keys, go first. GAPS, GATED: a block may hold rows of both kinds. IN_ORDER, V_FIRST: which
-    kind of rows this launch does."""
+    which see the most keys, go first. GAPS, GATED: a block may hold rows of both kinds. WGMMA: whether a thread holds
+    scores of two rows, and not of four or more. IN_ORDER, V_FIRST: which kind of rows this launch does."""
     MIXED: tl.constexpr = GAPS or GATED
     head = tl.program_id(0) % q_heads
     batch = tl.program_id(0) // q_heads
@@ -90,6 +90,8 @@ def _prefill_kernel(
         weights += batch * n
         visual += batch * n
         seen += batch * n * 2
+        if LAW == ADDITIVE and GAPS and GATED:
+            gate += batch * rows_total
     out_rows = (batch * q_heads + head).to(tl.int64) * rows_total + row
     out += out_rows * HEAD
     focus += out_rows * 2
@@ -107,14 +109,16 @@ def _prefill_kernel(
         if LAW == ADDITIVE:
             gain_rows = tl.zeros([BLOCK_M], tl.float32) + gain
             if MIXED:
-                may = tl.full([1, BLOCK_M], 1, tl.int1)  # [1, M] and summed: loaded once, as in load_weights
-                if GAPS:
-                    index = (first - start + at_m)[None, :]
-                    may = tl.load(visual + index, mask=index.to(tl.uint32) < n.to(tl.uint32), other=0) == 0
-                if GATED:
-                    index = (row + at_m)[None, :]
-                    may = may & (tl.load(gate + index, mask=index < rows_total, other=0) != 0)
-                gain_rows = tl.sum(tl.where(may, gain, 0.0), 0)
+                at_row = at_m if WGMMA else at_m[None, :]
+                if GATED:  # with gaps too: `_off_visual`
+                    may = tl.load(gate + row + at_row, mask=at_row < count, other=0) != 0
+                else:
+                    key = first - start
+                    inside = (key + at_row).to(tl.uint32) < n.to(tl.uint32)
+                    may = tl.load(visual + key + at_row, mask=inside, other=0) == 0
+                gain_rows = tl.where(may, gain, 0.0)
+                if not WGMMA:  # summed over nothing, so that it is loaded once, as in load_weights
+                    gain_rows = tl.sum(gain_rows, 0)
             tilts = gain != 0.0  # with gaps in every block: to look for text rows first costs more than it spares
             if not GAPS:
                 tilts = tilts & (first >= start + n)
@@ -177,6 +181,17 @@ def _store(
         tl.store(focus + at * 2 + 1, after, mask=rows)
 
 
+def _off_visual(rows: Tensor, field: KeyField, q_start: int) -> Tensor:
+    """The row gate with V's rows closed: bool [S], or [B, S] where each sequence has a field. So the additive kernel
+    looks a row up in one table, not in two. Where no row lies between V's first key and its last, nothing is done."""
+    gate = rows.expand(*field.visual.shape[:-1], -1)
+    first, end = max(field.start, q_start), min(field.end, q_start + rows.shape[0])
+    if first < end:
+        gate = gate.clone(memory_format=torch.contiguous_format)
+        gate[..., first - q_start : end - q_start] &= ~field.visual[..., first - field.start : end - field.start]
+    return gate.contiguous()
+
+
 @cache
 def _arch(index: int) -> int:
     major, minor = torch.cuda.get_device_capability(index)
@@ -236,11 +251,9 @@ def prefill(
         start, n, batched = field.start, weights.shape[-1], weights.ndim == 2
         gaps = field.gaps
         rows_first = min(max(field.end - q_start, 0), n_rows)
-        if field.gains is not None:
-            gain_kind = "fp8" if field.gains.dtype == torch.float8_e4m3fn else "fp32"
-            gains = field.gains.view(torch.uint8) if gain_kind == "fp8" else field.gains
+        gains, gain_kind = field.gain_table(arch)
     if rows is not None:
-        gate = rows.view(torch.int8)
+        gate = (_off_visual(rows, field, q_start) if law == "additive" and gaps else rows).view(torch.int8)
     one_launch = law in ("none", "additive") or in_order == v_first._replace(block_n=in_order.block_n)
     # Unasked, ptxas aims at fewer registers for this one, and pays for them in instructions.
     registers = {"maxnreg": 216} if law == "additive" and head_size == 64 else {}
@@ -254,9 +267,9 @@ def prefill(
                 q_heads, q_heads // k.shape[1], n_rows, rows_first, blocks_first, length, q_start, start, n,
                 scale, 1.0 / (127.0 * scale),
                 LAW=LAW_CODES[law], FOCUS=focus, GAPS=gaps, GATED=rows is not None, BATCHED=batched,
-                GAIN_KIND=GAIN_KINDS[gain_kind], IN_ORDER=cut is in_order, V_FIRST=one_launch or cut is v_first,
-                HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size), BLOCK_M=cut.block_m,
-                BLOCK_N=cut.block_n, BLOCK_V=v_first.block_n, num_warps=cut.num_warps, num_stages=cut.num_stages,
-                enable_fp_fusion=False, **registers,
+                GAIN_KIND=GAIN_KINDS[gain_kind], WGMMA=arch in (90, 100, 103), IN_ORDER=cut is in_order,
+                V_FIRST=one_launch or cut is v_first, HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size),
+                BLOCK_M=cut.block_m, BLOCK_N=cut.block_n, BLOCK_V=v_first.block_n, num_warps=cut.num_warps,
+                num_stages=cut.num_stages, enable_fp_fusion=False, **registers,
             )  # fmt: skip
     return out, masses

@@ -43,10 +43,10 @@ def load_field(table, first, at, start, n):
 @triton.jit
 def load_weights(table, first, at, start, n):
     """`load_field` by a sum over nothing, which no compiler repeats: fewer instructions, but in the passes over V so
-    many more registers that conserving with focus spills."""
-    index = first - start + at
-    loaded = tl.load(table + index[:, None], mask=(index.to(tl.uint32) < n.to(tl.uint32))[:, None], other=0)
-    return tl.sum(loaded.to(tl.float32), 1)
+    many more registers that conserving with focus spills. The load has no mask, which would make a branch."""
+    index = (first - start + at).to(tl.uint32)[:, None]
+    loaded = tl.load(table + tl.minimum(index, (n - 1).to(tl.uint32)))
+    return tl.sum(tl.where(index < n.to(tl.uint32), loaded.to(tl.float32), 0.0), 1)
 
 
 @triton.jit
@@ -74,8 +74,7 @@ def in_order(
     m, total, acc = empty_group(q.shape[0], q.shape[1])
     r_sum, m_base, base, r_base = total, m, total, total
     gain = tl.broadcast_to(gain[:, None], [q.shape[0], BLOCK_N])  # here, not in the loop: it changes layout once
-    v_first = start & -BLOCK_N
-    v_keys = tl.where(tilts, start + n - v_first, 0)
+    v_keys = tl.where(tilts, n + (BLOCK_N - 1), 0)  # where a tile that meets the field may begin
     tl.assume(tiles > 0)
     for tile in range(0, tiles):
         key = tile * BLOCK_N
@@ -89,7 +88,7 @@ def in_order(
                 p, shrink, m_base, base = fold_sum(z, m_base, base, scale2)
                 r_base = fold_region(p, region, r_base, shrink)
         if LAW == ADDITIVE:  # noqa: SIM102 (decided by the compiler, and on the card)
-            if (key - v_first).to(tl.uint32) < v_keys.to(tl.uint32):
+            if (key - start + (BLOCK_N - 1)).to(tl.uint32) < v_keys.to(tl.uint32):
                 weight = load_weights(weights, key, at, start, n)
                 z = tl.fma(tl.broadcast_to(weight[None, :], z.shape), gain, z)
         p, shrink, m, total, acc = fold(z, v_tile, m, total, acc, scale2)

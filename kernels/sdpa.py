@@ -1,10 +1,10 @@
 """The path of PyTorch's own: exact for every law of kernels/reference.py, and as fast as a CPU's attention.
 
 A law becomes a bias on each row, and scaled_dot_product_attention does the rest. The additive bias does not
-depend on the row. Conserving and share need sums over V for each row: scores against V only, never a second
-pass over the text. Under target R gets ψ and all other keys 1 − ψ, whatever their scores: two attentions, over
-R and over the rest, are mixed in that proportion. Query heads that share a key head are packed into rows, so K
-and V are never repeated.
+depend on the row. Conserving and share need sums over V for each row: where it is faster, those that attention
+over parts of the keys has anyway (parts.py), else scores against V only, never a second pass over the text. Under
+target R gets ψ and all other keys 1 − ψ, whatever their scores: two attentions, over R and over the rest, are mixed
+in that proportion. Query heads that share a key head are packed into rows, so K and V are never repeated.
 
 One row on a CPU, which is decoding, has few enough scores to hold: there the softmax is made once, by the same
 operations with and without steering, and the law scales the probabilities in it. A factor of exactly 1 changes no bit.
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .parts import MULTIPLE, attend_parts, fits
 from .terms import Terms
 
 MAX_MASK_ITEMS = 1 << 20  # of a chunk of rows: 4 MiB of fp32 bias, whatever the prompt's length
@@ -36,7 +37,11 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> 
     q: [B, Hq, n, D]. k: [B, Hk, L, D], v: [B, Hk, L, Dv], where row i sees the first L − n + 1 + i keys and
     every row sees all of terms' V. Returns [B, n, Hq, Dv]. Gradients flow to q, k and v.
     """
-    if held_at_once(q, k, v) and (q.dtype == terms.bias.dtype or terms.law in _SUMS_OF_V):
+    if q.dtype == terms.bias.dtype and held_at_once(q, k, v):
+        return attend_one(q, k, v, terms, scale)
+    if fits(q, k, v, terms):
+        return attend_parts(q, k, v, terms, scale)
+    if terms.law in _SUMS_OF_V and held_at_once(q, k, v):
         return attend_one(q, k, v, terms, scale)
     batch, q_heads, n, _ = q.shape
     k_heads, keys = k.shape[1], k.shape[2]
@@ -45,7 +50,7 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> 
         # Off the CPU, SDPA wants the mask in q's dtype; a bias rounded to half precision would shift all of R.
         packed, k, v = (t.to(terms.bias.dtype) for t in (packed, k, v))
     row = _with_causal(terms.padded("rest" if terms.law == "target" else "bias", keys), packed, n)
-    if terms.law in ("conserving", "share"):
+    if terms.law in _SUMS_OF_V:
         row = row.expand(batch, k_heads, packed.shape[2], keys).clone()
         over_v = _scores(packed, k[:, :, terms.span], terms, scale)  # these rows see all of V: no mask
         shift = None if n == 1 or over_v.requires_grad else _quick_shift(over_v, terms)
@@ -178,10 +183,12 @@ def _shift(over_v: Tensor, scores: Tensor | None, terms: Terms, n: int) -> Tenso
 
 def _mix(out: Tensor, packed: Tensor, k: Tensor, v: Tensor, terms: Terms, n: int, scale: float) -> Tensor:
     """Target: out [B, Hk, G·n, Dv], what the other keys give alone, with R's part in it."""
-    k, v = k.index_select(2, terms.region_keys), v.index_select(2, terms.region_keys)
-    row = None
+    many = packed.is_cpu and packed.dtype.itemsize < 4 and packed.shape[2] > MULTIPLE  # (for few, a mask is dearer)
+    at, row = terms.region_filled(MULTIPLE if many else 1)
+    k, v = k.index_select(2, at), v.index_select(2, at)
     if terms.tilted:
-        row = _spread(terms.bias[None], n).index_select(3, terms.region_keys - terms.start)
+        tilt = _spread(terms.bias[None], n).index_select(3, at - terms.start)
+        row = tilt if row is None else tilt + row
     of_r = scaled_dot_product_attention(packed, k, v, attn_mask=row, scale=scale)
     mixed = torch.lerp(out, of_r, terms.mark)
     return mixed if terms.on is None else torch.where(_spread(terms.on[None], n), mixed, out)

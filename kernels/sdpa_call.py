@@ -41,8 +41,7 @@ def steered_attention_sdpa(
     if q.shape[2] == 1 and q_start >= field.end and field.weights.ndim == 1 and (rows is None or bool(rows)):
         terms = _cached_terms(field, field.end - field.start, law, strength, rho, q, k.shape[1])
         if terms is not None and terms.on is None:  # decoding: the one row is steered, in all heads
-            out = attend_rows(q, k, v, terms, scale).transpose(1, 2)
-            return out, focus_rows(q, k, terms, scale)[..., 0].float() if focus else None
+            return _steered(q, k, v, terms, scale, focus)
     if field.weights.ndim == 1:
         parts = [(slice(None), field)]
     else:
@@ -57,7 +56,10 @@ def steered_attention_sdpa(
             if terms is not None:
                 steered.append((batch, first, last, terms))
     n_steered = sum(last - first for _, first, last, terms in steered if terms.on is None)
-    if n_steered == len(parts) * q.shape[2]:  # text rows alone: every one is steered, in all heads
+    whole = n_steered == len(parts) * q.shape[2]  # text rows alone: every one is steered, in all heads
+    if whole and len(steered) == 1 and q.shape[2] <= chunk_rows(q.shape[0], q.shape[1], keys):
+        return _steered(q, k, v, steered[0][3], scale, focus)
+    if whole:
         out = q.new_empty(*q.shape[:3], v.shape[3])
         masses = q.new_empty(*q.shape[:3], 2, dtype=torch.float32) if focus else None
     else:
@@ -68,13 +70,19 @@ def steered_attention_sdpa(
         for top in range(first, last, size):
             end = min(top + size, last)
             qs, ks, vs = q[batch, :, top:end], k[batch, :, : q_start + end], v[batch, :, : q_start + end]
-            part = attend_rows(qs, ks, vs, terms, scale).transpose(1, 2)
+            part, part_masses = _steered(qs, ks, vs, terms, scale, focus)
             if terms.on is not None:
                 part = torch.where(terms.on.view(1, -1, 1, 1), part, out[batch, :, top:end])
             out[batch, :, top:end] = part
-            if masses is not None:
-                masses[batch, :, top:end] = focus_rows(qs, ks, terms, scale)[..., 0].to(masses.dtype)
+            if focus:
+                masses[batch, :, top:end] = part_masses
     return out, masses
+
+
+def _steered(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, focus: bool) -> tuple[Tensor, Tensor | None]:
+    """Rows that are steered, the last of which sees all the keys given: [B, Hq, n, Dv], and float32 [B, Hq, n, 2]."""
+    out = attend_rows(q, k, v, terms, scale).transpose(1, 2)
+    return out, focus_rows(q, k, terms, scale)[..., 0].float() if focus else None
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, q_start: int) -> Tensor:
@@ -86,17 +94,20 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, q_start: int) -> Tenso
         packed = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
         return scaled_dot_product_attention(packed, k, v, scale=scale).reshape(*q.shape[:3], v.shape[3]).contiguous()
     options = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
-    out = q.new_empty(*q.shape[:3], v.shape[3])
     if q_start == 0:
-        return out.copy_(scaled_dot_product_attention(q, k, v, is_causal=True, **options))
+        return scaled_dot_product_attention(q, k, v, is_causal=True, **options).contiguous()
     size = chunk_rows(q.shape[0], q.shape[1], keys)
+    out = None if n_rows <= size else q.new_empty(*q.shape[:3], v.shape[3])
     positions = torch.arange(keys, device=q.device)
     for top in range(0, n_rows, size):
         end = min(top + size, n_rows)
         seen = positions[: q_start + end] <= positions[q_start + top : q_start + end, None]
-        out[:, :, top:end] = scaled_dot_product_attention(
+        part = scaled_dot_product_attention(
             q[:, :, top:end], k[:, :, : q_start + end], v[:, :, : q_start + end], attn_mask=seen, **options
         )
+        if out is None:
+            return part.contiguous()
+        out[:, :, top:end] = part
     return out
 
 

@@ -21,6 +21,7 @@ class Terms:
 
     start, end: the key positions that these spans cover, n = end − start of them, text between frames (gaps)
         included.
+    group: query heads of a key head, G.
     bias: the tilt g·w [1, 1, n], or [Hk, G, n] where heads differ; 0 in gaps and for heads that are off.
     visual, region: bool [n], V and R. region_keys: the positions of R.
     gapless: whether all n are in V. tilted: whether any bias is not 0.
@@ -33,6 +34,7 @@ class Terms:
     mark: float
     start: int
     end: int
+    group: int
     bias: Tensor
     visual: Tensor
     region: Tensor
@@ -44,6 +46,7 @@ class Terms:
     heads: Tensor
     heads_on: int
     _padded: dict[str, Tensor] = field(default_factory=dict)
+    _cuts: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
     _scaling: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def padded(self, name: str, keys: int) -> Tensor:
@@ -56,12 +59,17 @@ class Terms:
         "groups": what the law multiplies each by: V (conserving), R, V∖R (share), or R, all others (target)
             [1 | 2, keys]; e^tilt there, 0 elsewhere, where heads do not differ, else 1.
         "text": 1.0 for what is in none of the groups [keys].
+        "sides": of target, the tilt of all but R and −inf on R, then the tilt of R and −inf on all others, for each
+            head of a group [1, 1 | Hk, 2 · G, keys].
         "sums": the sums that it needs: V without the tilt (not under target), then the groups [2 | 3, keys].
         """
-        row = self._padded.get(name)
-        if row is None or row.shape[-1] < keys:
-            row = self._padded[name] = self._pad(name, keys + _SPARE_KEYS)
-        return row[..., :keys]
+        kept = self._cuts.get(name)
+        if kept is None or kept[0] != keys:  # (all layers of a token ask for the same)
+            row = self._padded.get(name)
+            if row is None or row.shape[-1] < keys:
+                row = self._padded[name] = self._pad(name, keys + _SPARE_KEYS)
+            kept = self._cuts[name] = keys, row[..., :keys]
+        return kept[1]
 
     def scaling(self, keys: int) -> tuple[Tensor, Tensor, Tensor]:
         """sums [keys, 2 | 3], groups and text of `padded`: cut once for all layers of a token."""
@@ -87,6 +95,8 @@ class Terms:
                 most = row.masked_fill(~side, _NEVER).amax(-1, keepdim=True)
                 row = torch.where(side, row - most, row)
             return row.exp()
+        if name == "sides":
+            return self._for_groups(self._pad("rest", keys), row.masked_fill(~region, _NEVER))
         groups = {"conserving": [visual], "share": [region, visual & ~region], "target": [region, ~region]}[self.law]
         members = torch.stack(groups).to(row.dtype)
         if name == "text":
@@ -103,9 +113,54 @@ class Terms:
         return self.bias.shape[:2].numel() > 1
 
     @cached_property
+    def lift(self) -> Tensor | None:
+        """log(e^t − 1) where t is the tilt of all of R's keys, at least 0, and the rest of V has none: by how much R's
+        scores are to be raised for what R gets beside V as it is. [1 | Hk, 1 | G, 1]; None if it is otherwise."""
+        others = self.visual & ~self.region
+        tilt = self.bias[..., self.region]
+        if tilt.shape[-1] == 0 or bool((tilt != tilt[..., :1]).any()) or bool((tilt < 0).any()):
+            return None
+        if bool((self.bias[..., others] != 0).any()):
+            return None
+        tilt = tilt[..., :1].double()
+        return (tilt + torch.log(-torch.expm1(-tilt))).to(self.bias.dtype)
+
+    @cached_property
     def span(self) -> slice:
         """The spans' key positions."""
         return slice(self.start, self.end)
+
+    @cached_property
+    def copies(self) -> Tensor:
+        """Masks over the spans, −inf off V, then off R; under conserving V's tilt instead. For each head of a group
+        [1, 1 | Hk, 2 · G, n]."""
+        plain = torch.zeros_like(self.bias[None])
+        off, other = (~self.visual, self.bias[None]) if self.law == "conserving" else (~self.region, plain)
+        return self._for_groups(plain.masked_fill(~self.visual, _NEVER), other.masked_fill(off, _NEVER))
+
+    def _for_groups(self, *masks: Tensor) -> Tensor:
+        """[1, 1 | Hk, 1 | G, keys] each → [1, 1 | Hk, masks · G, keys]."""
+        heads = max(mask.shape[1] for mask in masks)
+        return torch.cat([mask.expand(-1, heads, self.group, -1) for mask in masks], dim=2)
+
+    @cached_property
+    def visual_keys(self) -> Tensor:
+        """The positions of V's keys."""
+        return self.visual.nonzero().squeeze(1) + self.start
+
+    @cached_property
+    def gap_keys(self) -> Tensor:
+        """The positions of the text keys between frames."""
+        return (~self.visual).nonzero().squeeze(1) + self.start
+
+    def region_filled(self, multiple: int) -> tuple[Tensor, Tensor | None]:
+        """R's positions, their number filled up to a multiple, and a mask that hides the filling [1, 1, 1, number]."""
+        keys, spare = self.region_keys, -len(self.region_keys) % multiple
+        if not spare:
+            return keys, None
+        mask = self.bias.new_zeros(1, 1, 1, len(keys) + spare)
+        mask[..., -spare:] = _NEVER
+        return torch.cat([keys, keys[:1].expand(spare)]), mask
 
     @cached_property
     def exp_v(self) -> Tensor:
@@ -166,6 +221,7 @@ def make_terms(
         mark=0.0 if mark is None else mark,
         start=start,
         end=start + weights.shape[0],
+        group=len(gains) // key_heads,
         bias=bias,
         visual=visual,
         region=region,

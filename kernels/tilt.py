@@ -23,10 +23,11 @@ CONSERVING = tl.constexpr(2)
 SHARE = tl.constexpr(3)
 TARGET = tl.constexpr(4)
 
-GAIN_KINDS = {"one": 0, "fp8": 1, "fp32": 2}  # no table; e4m3 read as uint8; float32
+# No table; e4m3 read as uint8, made float32 in hardware or bit by bit (KeyField.gain_table); float32.
+GAIN_KINDS = {"one": 0, "fp8": 1, "fp8_bits": 2, "fp32": 3}
 GAIN_ONE = tl.constexpr(0)
 GAIN_FP8 = tl.constexpr(1)
-GAIN_FP32 = tl.constexpr(2)
+GAIN_BITS = tl.constexpr(2)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 WEIGHT_ONE = tl.constexpr(127.0)
@@ -46,7 +47,7 @@ def e4m3_over_256(code):
 
 @triton.jit
 def e4m3(code):
-    """float8_e4m3fn, read as int8, as float32: exact. NaN's code gives 480."""
+    """float8_e4m3fn, read as int8, as float32, on cards that can't: exact. NaN's code gives 480."""
     bits = (code.to(tl.int32) << 20) & -0x78100000  # the sign extended to bit 31, magnitude from bit 20 on
     return bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120, the difference of the exponents' biases
 
@@ -65,6 +66,8 @@ def gain_codes(gains, heads, mask, GAIN_KIND: tl.constexpr):
 def gain_of(codes, GAIN_KIND: tl.constexpr):
     """Gains as float32, from what `gain_codes` gives."""
     if GAIN_KIND == GAIN_FP8:
+        codes = codes.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+    elif GAIN_KIND == GAIN_BITS:
         codes = e4m3(codes.to(tl.int8, bitcast=True))
     return codes
 

@@ -40,6 +40,7 @@ class Call:
     gains: tuple[float, ...] | None = None
     fp8: bool = False
     focus: bool = True
+    arch: int = 90
     cut: object = field(default=SMALL)
 
     def __post_init__(self):
@@ -83,7 +84,7 @@ class Call:
             self.q, arguments["k"], arguments["v"], arguments["field"], arguments["law"],
             torch.tensor([arguments["alpha"]], device=DEVICE), torch.tensor([self.mark], device=DEVICE), rows=gate,
             scale=self.head_size**-0.5, q_start=self.q_start, length=self.length, focus=arguments["focus"],
-            cut=self.cut,
+            arch=self.arch, cut=self.cut,
         )  # fmt: skip
 
     def reference(self, dtype: torch.dtype, compute_dtype: torch.dtype, v: torch.Tensor | None = None):
@@ -162,18 +163,34 @@ def test_frames_with_gaps_between_them(law):
     Call(law, rows=30, q_start=0, spans=((3, 7), (20, 5))).check()
 
 
+@pytest.mark.parametrize("arch", [90, 120])  # which look a row up each in its own way
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("spans", [((3, 20),), ((3, 9), (14, 8))])
-def test_additive_tilts_no_row_but_those_of_text_that_the_gate_lets_through(spans, gate):
-    call = Call("additive", rows=44, q_start=0, spans=spans, gate=gate, groups=1)
+def test_additive_tilts_no_row_but_those_of_text_that_the_gate_lets_through(spans, gate, batch, arch):
+    call = Call("additive", rows=44, q_start=0, spans=spans, gate=gate, groups=1, batch=batch, arch=arch)
     out, _ = call.check()
     plain, _ = call.run(law="none")
-    off = call.visual.clone()
+    off = call.visual.expand(batch, -1).clone()
     if gate:
         off |= ~call.row_gate
-    off[:3] = True
-    assert torch.equal(out[:, :, off], plain[:, :, off])
-    assert not bool((out[:, :, ~off] == plain[:, :, ~off]).all(-1).any())
+    off[:, :3] = True
+    out, plain = out[:, 0], plain[:, 0]
+    assert torch.equal(out[off], plain[off])
+    assert not bool((out[~off] == plain[~off]).all(-1).any())
+
+
+def test_a_chunk_between_frames_keeps_its_gate():
+    for q_start, rows in ((0, 25), (11, 11), (15, 7), (21, 9), (22, 9), (30, 9)):  # across V's ends, within, behind
+        Call("additive", rows=rows, q_start=q_start, spans=((9, 5), (16, 6)), gate=True, groups=1).check()
+
+
+def test_gains_in_e4m3_are_the_same_on_cards_that_cannot_convert_them():
+    gains = (2.0**-9, -7 * 2.0**-9, 0.0, 448.0, -0.8125)
+    call = Call("additive", rows=3, q_start=30, spans=((2, 12),), alpha=0.1, groups=5, gains=gains, fp8=True)
+    out, focus = call.run()
+    call.arch = 80
+    assert all(map(torch.equal, call.run(), (out, focus)))
 
 
 @pytest.mark.parametrize("head_size", [80, 96, 128])
