@@ -266,7 +266,8 @@ def test_contrast_weighs_what_steering_does_to_the_logits(thinker, features, mas
         if scores is None:
             plain.append(self._logits)
         else:
-            assert torch.equal(scores, self._logits + contrast * (self._logits - plain[-1]))
+            doubt = 1 - plain[-1].softmax(-1).amax()
+            assert torch.allclose(scores, self._logits + contrast * doubt * (self._logits - plain[-1]), atol=1e-5)
         token, logprob = best(self, scores)
         chosen = self._logits if scores is None else scores
         assert token == int(chosen.argmax())

@@ -130,7 +130,8 @@ JUDGED = (
     ),
 )
 
-# What the setting was chosen on: other wordings and other values, and kinds of its own.
+# What the setting was chosen on: other wordings and other values, and kinds of its own. Numbers have three of the ten
+# kinds: they are what steering finds hardest to have spelled out.
 TUNING = (
     Kind(
         "tools",
@@ -166,6 +167,24 @@ TUNING = (
             Form(3, "One ticket costs {0} euros.", "How much is the ticket?", "The price of the ticket is"),
             Form(4, "A thermometer reads {0} degrees.", "How warm is it?", "The temperature is"),
             Form(5, "One label shows the weight {0}.", "What is the weight?", "The weight is"),
+        ),
+    ),
+    Kind(
+        "counts",
+        _each("14 27 39 46 53 68 71 82 95"),
+        (
+            Form(3, "One bus has the number {0}.", "Which bus goes to town?", "The number of the bus is"),
+            Form(4, "One house has {0} windows.", "How many windows are there?", "The number of windows is"),
+            Form(5, "One card says that the door is {0}.", "Which door is it?", "It is door"),
+        ),
+    ),
+    Kind(
+        "measures",
+        _each("16 29 34 47 58 61 73 85 92"),
+        (
+            Form(3, "One of them is {0} years old.", "How old is he?", "He is"),
+            Form(4, "One bag weighs {0} kilograms.", "How heavy is the bag?", "The bag weighs"),
+            Form(5, "One player scored {0} points.", "What was the score?", "The score was"),
         ),
     ),
     Kind(

@@ -92,7 +92,8 @@ def chosen_by(logits: torch.Tensor, plain: torch.Tensor, schedule: Schedule) -> 
     all three: what `contrast` makes of them, -inf where a token is not `plausible`."""
     scores = logits
     if schedule.contrast is not None:
-        scores = scores + schedule.contrast * (logits - plain)
+        doubt = 1 - plain.softmax(-1).amax(-1, keepdim=True)
+        scores = scores + schedule.contrast * doubt * (logits - plain)
     if schedule.plausible is not None:
         least = plain.amax(-1, keepdim=True) + math.log(schedule.plausible)
         scores = scores.masked_fill(plain < least, -math.inf)

@@ -225,7 +225,7 @@ REASONING = (
         "How the strength runs over an answer: constant, or parts of prompt=, think=, act= (factors, 0 to 1), "
         "half_life= (tokens), floor=, sure= (tokens of which the model is as sure without are left alone), plausible= "
         "(steering chooses among tokens with this part of the likeliest one's probability without), "
-        "contrast= (what steering does to the logits is done once more, times this).",
+        "contrast= (what steering does to the logits is done once more, times this and the model's doubt).",
         check=Schedule.parse,
         runtime=True,
     ),

@@ -24,9 +24,11 @@ class Schedule:
     chooses among the tokens that have at least this part of the likeliest one's probability in that distribution (the
     plausibility constraint of Li et al., "Contrastive Decoding", arXiv 2210.15097), so that however strong it is, it
     picks nothing that the model would hardly have said. None leaves it all tokens. contrast: what steering does to the
-    logits is done once more, times this: a token is chosen by steered + contrast · (steered − plain), so that what
-    comes of the region stands out from what would be said in any case (after Shi et al., "Trusting Your Evidence",
-    arXiv 2305.14739, which so weighs a prompt with its context against one without). None is no more than steering.
+    logits is done once more, times this and times the doubt of the plain distribution, 1 − its likeliest token's
+    probability: a token is chosen by steered + contrast · doubt · (steered − plain), so that what comes of the region
+    stands out from what would be said in any case, and a word once begun is not broken off (after Shi et al.,
+    "Trusting Your Evidence", arXiv 2305.14739, which so weighs a prompt with its context against one without; that
+    the weight should follow the token is Wang et al.'s, "AdaCAD", arXiv 2409.07394). None is no more than steering.
     Each of the three costs a plain pass for each row that would be steered.
 
     A factor multiplies α, and ρ or ψ of the laws that have them. target's ψ times a small factor may ask for less
