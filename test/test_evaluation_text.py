@@ -208,6 +208,7 @@ def test_the_judges_tell_first_from_only():
     assert rows["steered"]["value"] == 1.0 and rows["steered"]["n"] == 4 * len(prompts)
     assert rows["unsteered"]["value"] == 0.25
     assert rows["wrong_span"]["value"] == 0.0
+    assert rows["alone"]["value"] == 1.0 and rows["alone"]["n"] == 4 * len(prompts)
     assert rows["steered_free"]["value"] == 1.0 and rows["steered_free"]["n"] == len(prompts)
     first = sum(t == 0 for b in text.batches(Parrot(), prompts) for t in b.targets)
     assert rows["steered_free_only"]["value"] == pytest.approx(first / len(prompts))

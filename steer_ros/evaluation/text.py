@@ -9,22 +9,24 @@ An answer is judged by the facts that it names (see `text_prompts.mentions`). It
 names is the target: any of the target's words, before any word of another fact. An answer that names none is wrong.
 - Begun: the answer is begun for the model, up to where the value comes, and has 12 tokens. Every fact of every prompt
   is the target in turn.
+- Alone: the same, unsteered, of a prompt that holds no other fact than the target: the most that leaving the others
+  out of the prompt would do.
 - Free: the model answers as it likes, in at most 60 tokens. One fact of each prompt is the target. Here an answer is
   also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
 
 The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged:
-`judge(load_smollm2(), draw_prompts(TUNING, 192, 7), SETTING, print).shares(["steered"])` gives 99.2% of 768 answers
-there, and 97.8% without contrast. On those judged, numbers lose by contrast and all other kinds gain or stay: without
-it (`--schedule constant`) numbers had 87.0% and all kinds together 91.6%. Before there was contrast, alpha 6 on layers
-8 to 29 did better on the tuning prompts and worse on the judged ones, 90.2% (`--alpha 6 --gate layers=8-29 --schedule
-constant`), and was left.
+`judge(load_smollm2(), draw_prompts(TUNING, 240, 7), SETTING, print).shares(["steered"])` gives 98.5% of 960 answers
+there, and 97.2% without contrast. The judged prompts have seen four settings. Before there was contrast, alpha 4 had
+91.6% there (`--schedule constant`), and alpha 6 on layers 8 to 29, which did better on the tuning prompts, 90.2%. When
+contrast did not yet follow the model's doubt, they had 96.3%, as now, but numbers 76.9% (now 83.3%) and colours 97.2%
+or more (now 91.7%); numbers have had more of the tuning prompts since, and contrast by doubt was chosen on them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -49,6 +51,7 @@ SETTING = Setting(
 KEYS = {
     "steered": "answers begun for the model name the fact that is steered to, first of all facts",
     "unsteered": "the same without steering",
+    "alone": "the same without steering, of a prompt with no other fact in it",
     "wrong_span": "the same, of the fact before the one that is steered to: how far another span's pull helps it",
     "steered_free": "answers of up to 60 tokens of the model's own name the fact that is steered to first",
     "unsteered_free": "the same without steering",
@@ -89,6 +92,7 @@ def judge(model: TextModel, prompts: Sequence[Prompt], setting: Setting, say: Ca
         reading = model.read(batch.laid)
         judge_begun(model, batch, reading, setting, tally)
         judge_free(model, batch, reading, setting, tally)
+        judge_alone(model, batch, tally)
         done += len(batch.prompts)
         say(f"text: {done} of {len(prompts)} prompts")
     return tally
@@ -134,6 +138,21 @@ def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setti
             tally.add("wrong_span", named[:1] == [(target - 1) % count], number)
             tally.add(f"steered_{prompt.kind}", hit, number)
             tally.add(f"unsteered_{prompt.kind}", plain_hit, number)
+
+
+def judge_alone(model: TextModel, batch: Batch, tally: Tally) -> None:
+    """Every fact of each prompt as its only one."""
+    for target in range(len(batch.prompts[0].facts)):
+        alone = [replace(prompt, facts=(prompt.facts[target],)) for prompt in batch.prompts]
+        for own in batches(model, alone):
+            prompts = own.prompts
+
+            def enough(row: int, text: str, prompts: Sequence[Prompt] = prompts) -> bool:
+                return bool(mentions(text, prompts[row].facts, ended=False))
+
+            texts = _answers(model, model.read(own.laid), True, None, UNSTEERED, BEGUN, enough)
+            for row, text in enumerate(texts):
+                tally.add("alone", mentions(text, prompts[row].facts) == [0], batch.numbers[own.numbers[row]])
 
 
 def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Setting, tally: Tally) -> None:
