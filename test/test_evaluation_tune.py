@@ -75,17 +75,30 @@ class Told:
 def test_what_the_search_draws_is_a_setting():
     heads = Gate(pairs=((0, 1),))
     drawn = tune_alpha.suggest(
-        Told(law="conserving", alpha=6.0, gate="heads", prompt=0.0, plausible=0.1, schedule="sure", sure=0.9), heads
+        Told(
+            law="conserving",
+            alpha=6.0,
+            gate="heads",
+            prompt=0.0,
+            plausible=0.1,
+            contrast=0.5,
+            schedule="sure",
+            sure=0.9,
+        ),
+        heads,
     )
     assert (drawn.law, drawn.gate, str(drawn.schedule)) == (
         make_law("conserving", 6.0),
         heads,
-        "prompt=0;sure=0.9;plausible=0.1",
+        "prompt=0;sure=0.9;plausible=0.1;contrast=0.5",
     )
-    drawn = tune_alpha.suggest(Told(law="share", share=0.8, prompt=1.0, plausible=None, schedule="think"), None)
+    drawn = tune_alpha.suggest(
+        Told(law="share", share=0.8, prompt=1.0, plausible=None, contrast=None, schedule="think"), None
+    )
     assert (drawn.law, drawn.gate, str(drawn.schedule)) == (make_law("share", mark=0.8), None, "act=0")
     drawn = tune_alpha.suggest(
-        Told(law="target", target=0.3, prompt=1.0, plausible=None, schedule="half_life", half_life=4.0), None
+        Told(law="target", target=0.3, prompt=1.0, plausible=None, contrast=None, schedule="half_life", half_life=4.0),
+        None,
     )
     assert drawn.law.mark == 0.3 and drawn.schedule.half_life == 4.0
 

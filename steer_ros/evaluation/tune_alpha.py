@@ -31,18 +31,11 @@ from .settings import UNSTEERED, Setting, scaled
 
 SEED = 510_000  # tuning scenes: no suite judges on them
 RANGE = (0.5, 1.0, 2.0)  # of the strength, over which a setting must hold
+_PLAIN = {"gate": "all", "prompt": 1.0, "plausible": None, "contrast": None, "schedule": "constant"}
 STARTS = (  # where the search begins: the research note's setting, our plain one, and what a grid by hand gave
-    {"law": "additive", "alpha": 2.0, "gate": "all", "prompt": 1.0, "plausible": None, "schedule": "constant"},
-    {"law": "conserving", "alpha": 2.0, "gate": "all", "prompt": 1.0, "plausible": None, "schedule": "constant"},
-    {
-        "law": "conserving",
-        "alpha": 8.0,
-        "gate": "all",
-        "prompt": 0.0,
-        "plausible": 0.02,
-        "schedule": "sure",
-        "sure": 0.9,
-    },
+    _PLAIN | {"law": "additive", "alpha": 2.0},
+    _PLAIN | {"law": "conserving", "alpha": 2.0},
+    _PLAIN | {"law": "conserving", "alpha": 8.0, "prompt": 0.0, "plausible": 0.02, "schedule": "sure", "sure": 0.9},
 )
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)  # strengths of the plot
 LAWS = ("conserving", "additive", "share", "target")
@@ -124,6 +117,7 @@ def suggest(trial, heads: Gate | None) -> Setting:
     gate = heads if heads is not None and trial.suggest_categorical("gate", ("all", "heads")) == "heads" else None
     prompt = trial.suggest_categorical("prompt", (1.0, 0.0))
     plausible = trial.suggest_categorical("plausible", (None, 0.005, 0.02, 0.1))
+    contrast = trial.suggest_categorical("contrast", (None, 0.5, 1.0, 2.0))
     kind = trial.suggest_categorical("schedule", ("constant", "think", "sure", "half_life"))
     more = {
         "constant": lambda: {},
@@ -131,7 +125,8 @@ def suggest(trial, heads: Gate | None) -> Setting:
         "sure": lambda: {"sure": trial.suggest_float("sure", 0.5, 0.99)},
         "half_life": lambda: {"half_life": trial.suggest_float("half_life", 2.0, 32.0, log=True)},
     }[kind]()
-    return Setting("tuned", law, gate, Schedule(prompt=prompt, plausible=plausible, **more), guard=False)
+    schedule = Schedule(prompt=prompt, plausible=plausible, contrast=contrast, **more)
+    return Setting("tuned", law, gate, schedule, guard=False)
 
 
 def share_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> float:
