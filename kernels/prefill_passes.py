@@ -11,9 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tilt import ADDITIVE, CONSERVING, FLOOR, SHARE, TARGET, fold, fold_region, fold_sum, over
-
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+from .tilt import ADDITIVE, CONSERVING, FLOOR, INTERPRETED, SHARE, TARGET, fold, fold_region, fold_sum, over, product
 
 
 @triton.jit
@@ -80,7 +78,7 @@ def in_order(
         key = tile * BLOCK_N
         k_tile = load_rows(k, key, at, columns, k_stride, length, HEAD, q.shape[1])
         v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
-        z = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
+        z = product(q, tl.trans(k_tile))
         z = causal(z, key, at, position, first, BLOCK_N)
         if FOCUS:
             region = (load_field(weights, key, at, start, n) > 0)[None, :]
@@ -131,7 +129,7 @@ def _sum_visual(
         undo = tl.exp2(-tilt * scale2)[None, :]
         if MIXED:
             gaps += tl.where((key + at >= start) & (key + at < start + n) & ~on_v, 1, 0)
-        z = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
+        z = product(q, tl.trans(k_tile))
         if MIXED:  # (else the rows lie behind V)
             z = causal(z, key, at, position, first, BLOCK_N)
         if LAW == CONSERVING:
@@ -204,7 +202,7 @@ def _add_text(
     the group's sum without the tilt."""
     k_tile = load_rows(k, key, at, columns, k_stride, length, HEAD, q.shape[1])
     v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
-    z = tl.dot(q, tl.trans(k_tile), input_precision="ieee")
+    z = product(q, tl.trans(k_tile))
     if (key + BLOCK_N > first + 1) | ((key + BLOCK_N > start) & (key < start + n)):
         text = load_field(visual, key, at, start, n) == 0
         z = tl.where(text[None, :] & ((key + at)[None, :] <= position[:, None]), z, float("-inf"))

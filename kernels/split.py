@@ -25,6 +25,7 @@ from .tilt import (
     gain_codes,
     gain_of,
     moves,
+    product,
     row_gain,
     tilted,
 )
@@ -177,7 +178,7 @@ def decode_kernel(
         )  # [BLOCK_N, BLOCK_V]
         if FP8_CACHE:
             tile_k, tile_v = e4m3_over_256(tile_k).to(rows_q.dtype), e4m3_over_256(tile_v).to(rows_q.dtype)
-        z = tl.dot(rows_q, tl.trans(tile_k), input_precision="ieee")  # [BLOCK_M, BLOCK_N]
+        z = product(rows_q, tl.trans(tile_k))  # [BLOCK_M, BLOCK_N]
         z = tl.where(ok[None, :], z, float("-inf"))
         if GROUPED:
             # Lower rows: text, or all keys of a row that the law does not hold for. Upper rows: V, untilted.

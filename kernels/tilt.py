@@ -32,6 +32,16 @@ GAIN_BITS = tl.constexpr(2)
 LOG2E = tl.constexpr(1.4426950408889634)
 WEIGHT_ONE = tl.constexpr(127.0)
 FLOOR = tl.constexpr(-1.0e38)  # a running maximum of nothing: finite, so that FLOOR − FLOOR is 0 and not NaN
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def product(a, b, acc=None):
+    """The matrix product a · b in float32, added to acc. Triton's interpreter keeps bfloat16 as 16 bits of a whole
+    number, and multiplies those: it is given what they stand for."""
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision="ieee")
 
 
 @triton.jit
@@ -115,7 +125,7 @@ def fold(z, v, m, total, acc, scale2):
     m and total (the l above) [M], acc [M, D] float32; scale2 = scale · log2 e. Gives p [M, N] = 2^(s2 − m), what
     older sums shrank by, m, total, acc."""
     p, shrink, m, total = fold_sum(z, m, total, scale2)
-    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    acc = product(p.to(v.dtype), v, acc * shrink[:, None])
     return p, shrink, m, total, acc
 
 

@@ -183,6 +183,8 @@ def test_the_heads_that_a_model_s_gate_names():
     assert discovered_heads(world) == ((0, 1), (3, 2))
     world.tuned = Tuned(law_of("conserving", 2.0))
     assert discovered_heads(world) == ()  # all of them is no discovery
+    world.tuned = Tuned(law_of("conserving", 2.0), heads=Gate(pairs=((1, 1),)))
+    assert discovered_heads(world) == ((1, 1),)  # whatever the search then preferred
 
 
 @pytest.fixture(scope="module")

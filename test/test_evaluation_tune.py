@@ -38,7 +38,7 @@ def test_heads_are_found_and_become_the_default(pair):
     perceiver, reasoner, folder = pair
     rows = tune_heads.tune(perceiver, reasoner, folder, options(tune_heads, "--scenes", "1"))
     tuned = load_tuned(folder)
-    assert tuned.gate.pairs and "heads" in tuned.found
+    assert tuned.gate.pairs and tuned.heads == tuned.gate and "heads" in tuned.found
     assert rows["chosen"] > rows["random"] and rows["chosen"] > 0.3 * rows["all"]
     assert Reasoner.from_pretrained(str(folder)).tuned.gate == tuned.gate
 

@@ -82,7 +82,13 @@ def test_divergence_of_like_and_unlike():
     assert float(divergence(sure[:1].expand(3, 1, 2))) == pytest.approx(0.0, abs=1e-6)
 
 
-TUNED = Tuned(Law("conserving", 6.0), Gate(pairs=((0, 1), (1, 3))), Schedule(sure=0.9), found={"heads": "how"})
+TUNED = Tuned(
+    Law("conserving", 6.0),
+    Gate(pairs=((0, 1), (1, 3))),
+    Schedule(sure=0.9),
+    found={"heads": "how"},
+    heads=Gate(pairs=((0, 1),)),
+)
 
 
 def test_what_is_tuned_is_the_models_default(folder, tmp_path):
@@ -105,6 +111,7 @@ def test_what_is_tuned_is_the_models_default(folder, tmp_path):
         ({"version": 2}, "version 1"),
         ({"law": "louder"}, "louder"),
         ({"gate": "layers=x"}, "gate"),
+        ({"heads": "pairs=x"}, "pairs"),
         ({"schedule": "later"}, "schedule"),
         ({"adaptive": True}, FILE),
         (None, "not JSON"),

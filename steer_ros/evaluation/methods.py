@@ -29,7 +29,7 @@ DESCRIPTIONS = {
     "unsteered": "greedy; the model does not know the region",
     "additive": "the research note: +2 on the region's scores, all heads",
     "additive_tuned": "the same at the best alpha",
-    "gaze_heads": "Gaze Heads' recipe: a saturated bias on the heads that the model's gate names",
+    "gaze_heads": "Gaze Heads' recipe: a saturated bias on the heads that `tune heads` found for the model",
     "random_heads": "its control: the same on as many heads drawn at random",
     "pasta": "PASTA-style: the rest of the frame down-weighted, all heads",
     "spotlight": "SpotLight-style log(t/p): each row's look at the region brought to a set share of all attention, on "

@@ -147,8 +147,9 @@ def scaled(setting: Setting, factor: float, area: float) -> Setting:
 
 
 def discovered_heads(reasoner: Reasoner) -> tuple[tuple[int, int], ...]:
-    """The (layer, head) pairs of the gate in the model's steering.json; () if it has none or leaves all heads in."""
-    gate = None if reasoner.tuned is None else reasoner.tuned.gate
+    """The (layer, head) pairs in the model's steering.json, those of its gate where none were discovered; () if it has
+    none or leaves all heads in."""
+    gate = None if reasoner.tuned is None else reasoner.tuned.heads or reasoner.tuned.gate
     if not isinstance(gate, Gate):
         return ()
     table = gate.table(*head_counts(reasoner))

@@ -63,7 +63,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
     before = load_tuned(args.out or folder, weights=folder)
-    heads = before.gate if before is not None and before.gate.pairs else None
+    heads = None if before is None else before.heads
     asked = list(cases(perceiver, SEED, args.scenes, names=2))
     plain = off_region_hits(reasoner, asked, UNSTEERED)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=args.seed))
@@ -89,7 +89,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         f"{study.best_value:.1%}, best of {args.trials} settings on {args.scenes} tuning scenes"
     )
     found = {**(before.found if before else {}), "alpha": said}
-    tuned = Tuned(best.law, best.gate or Gate(), best.schedule, found=found)
+    tuned = Tuned(best.law, best.gate or Gate(), best.schedule, found=found, heads=heads)
     print(f"best: {best}\n{save_tuned(args.out or folder, tuned, weights=folder)}")
     rows: dict[str, object] = {
         "best": str(best),

@@ -58,7 +58,8 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     print_scores(scores, pairs, rows)
     before = load_tuned(args.out or folder, weights=folder) or Tuned(make_law("conserving"))
     said = f"steer-ros tune heads: {len(pairs)} of {scores.numel()} heads have {args.part:.0%} of the effect"
-    tuned = replace(before, gate=Gate(pairs=pairs), found={**before.found, "heads": said})
+    heads = Gate(pairs=pairs)
+    tuned = replace(before, gate=heads, heads=heads, found={**before.found, "heads": said})
     print(save_tuned(args.out or folder, tuned, weights=folder))
     if args.json:
         rows = {**rows, "heads": [f"{layer}.{head}" for layer, head in pairs], "scores": scores.tolist()}

@@ -5,12 +5,14 @@
 ::
 
     {"version": 1, "model": "sha256:…", "law": "conserving", "alpha": 6.0, "mark": null,
-     "gate": "pairs=2.0,3.1", "schedule": "sure=0.9", "adaptive": false, "found": {"heads": "…", "alpha": "…"}}
+     "gate": "all", "schedule": "sure=0.9", "adaptive": false, "heads": "pairs=2.0,3.1",
+     "found": {"heads": "…", "alpha": "…"}}
 
 ``model`` is the fingerprint of the folder's weights: a file that was found for other weights is refused, since heads
 and strengths of one model mean nothing to another. ``adaptive``: the law's alpha is multiplied, head by head, by what
-the network in strength.safetensors beside it says (`steer_ros.steering.strength`). ``found`` is for people: the
-commands and what they measured.
+the network in strength.safetensors beside it says (`steer_ros.steering.strength`). ``heads``: those that were
+discovered, whether or not the gate is theirs; null if none were looked for. ``found`` is for people: the commands and
+what they measured.
 """
 
 from __future__ import annotations
@@ -38,13 +40,14 @@ class TunedError(ValueError):
 @dataclass(frozen=True)
 class Tuned:
     """What a model's steering.json says. ``strength``: a network for each head's alpha, or None. ``found``: how it was
-    found, by the part that was tuned."""
+    found, by the part that was tuned. ``heads``: a gate of the discovered heads, or None."""
 
     law: Law
     gate: Gate = field(default_factory=Gate)
     schedule: Schedule = field(default_factory=Schedule)
     strength: StrengthNet | None = None
     found: Mapping[str, object] = field(default_factory=dict)
+    heads: Gate | None = None
 
     def law_as(
         self, law: str | Law | None, alpha: float | None = None, mark: float | None = None
@@ -110,6 +113,7 @@ def load_tuned(folder: str | Path, weights: str | Path | None = None) -> Tuned |
             Schedule.parse(said.get("schedule", "constant")),
             load_strength(folder) if said.get("adaptive") else None,
             said.get("found", {}),
+            Gate.parse(said["heads"]) if said.get("heads") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TunedError(f"{file}: {error}") from error
@@ -134,6 +138,7 @@ def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = No
         "gate": str(tuned.gate),
         "schedule": str(tuned.schedule),
         "adaptive": tuned.strength is not None,
+        "heads": None if tuned.heads is None else str(tuned.heads),
         "found": dict(tuned.found),
     }
     file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
