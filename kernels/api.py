@@ -53,7 +53,7 @@ def steered_attention(
         mark: ρ of share (0 to 1) or ψ of target (between 0 and 1), a number or one float32 number on the device;
             required for these two, None for the others.
         rows: bool [S] on the device, which rows the law may hold for; None is all.
-        scale: of the scores; None is D ** −0.5.
+        scale: of the scores, 1e−20 to 1e20; None is D ** −0.5.
         q_start: the key position of row 0. Row i sees the keys up to q_start + i. None is valid_length − S.
         valid_length: how many keys are real; what lies beyond may be anything. A whole number, or one int32 or
             int64 number on the device (a static cache, a captured graph: Triton's decode reads it there; several
@@ -78,7 +78,7 @@ def steered_attention(
     checks.check_law(law, mark)
     if impl not in checks.IMPLS:
         raise ValueError(f"impl: {impl!r}; accepted are {', '.join(checks.IMPLS)}")
-    if focus not in (False, True):
+    if isinstance(focus, Tensor) or focus not in (False, True):
         raise ValueError(f"focus: {focus!r}; accepted are False and True")
     checks.check_rows(rows, q)
     n_rows, keys = q.shape[2], k.shape[2]

@@ -14,12 +14,16 @@ LAW_NAMES = ("none", "additive", "conserving", "share", "target")
 IMPLS = ("auto", "reference", "sdpa", "triton")
 MARKED = ("share", "target")  # the laws that aim at a mark, and want weights of at least 0
 MAX_ALPHA = 64.0  # e^64 still leaves fp32 ten decades of room; nobody needs as much
+MIN_SCALE, MAX_SCALE = 1e-20, 1e20  # the kernels divide by the scale, in fp32
 _ALPHAS = f"finite numbers from {-MAX_ALPHA:g} to {MAX_ALPHA:g}"  # made here: torch.compile's tracing can't
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """q [B, Hq, S, D], k [B, Hk, K, D], v [B, Hk, K, Dv]: one float dtype, one device, Hk a divisor of Hq."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}: {type(tensor).__name__}; accepted is a tensor")
     q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
     if (
         len(q_shape) == len(k_shape) == len(v_shape) == 4
@@ -106,8 +110,8 @@ def check_strength(name: str, tensor: Tensor, q: Tensor) -> None:
 
 def check_scale(scale: object) -> float:
     """scale as a float."""
-    if isinstance(scale, bool) or not isinstance(scale, (float, int, Real)) or not 0.0 < scale < math.inf:
-        raise ValueError(f"scale: {scale!r}; accepted is a finite number above 0")
+    if isinstance(scale, bool) or not isinstance(scale, (float, int, Real)) or not MIN_SCALE <= scale <= MAX_SCALE:
+        raise ValueError(f"scale: {scale!r}; accepted is a number above 0, from {MIN_SCALE:g} to {MAX_SCALE:g}")
     return float(scale)
 
 
@@ -121,7 +125,7 @@ def check_field(field: KeyField | None, q: Tensor, length: int | None, keys: int
     if torch.compiler.is_compiling() or field.__dict__.get("_fits") != fits:
         _check_tables(field, q)
         if not torch.compiler.is_compiling():
-            _check_weights(field)
+            _check_field_values(field)
             field.__dict__["_fits"] = fits  # it is frozen: its tensors are for good, but for values
     if field.start < 0 or field.end > (keys if length is None else length):
         what = "the number of keys" if length is None else "valid_length"
@@ -133,6 +137,8 @@ def check_field(field: KeyField | None, q: Tensor, length: int | None, keys: int
 
 def _check_tables(field: KeyField, q: Tensor) -> None:
     """The field's tensors against each other and this q."""
+    if isinstance(field.start, bool) or not isinstance(field.start, (int, torch.SymInt)):
+        raise ValueError(f"field: start {field.start!r}; accepted is a whole number")
     weights, visual, seen, gains = field.weights, field.visual, field.seen, field.gains
     shape = weights.shape
     if weights.dtype != torch.int8 or weights.ndim not in (1, 2) or (weights.ndim == 2 and shape[0] != q.shape[0]):
@@ -155,15 +161,17 @@ def _check_tables(field: KeyField, q: Tensor) -> None:
             raise ValueError(f"field: {name} on {tensor.device}; accepted is q's device, {q.device}")
 
 
-def _check_weights(field: KeyField) -> None:
-    """The weights' values, where they can be read without waiting for a device."""
-    weights = field.weights
+def _check_field_values(field: KeyField) -> None:
+    """What the tables hold, where they can be read without waiting for a device."""
+    weights, gains = field.weights, field.gains
     if type(weights) is not Tensor or not weights.is_cpu:
         return
     if bool((weights == -128).any()):
         raise ValueError("field: weights of -128; accepted are -127 to 127")
     if bool(weights.masked_fill(field.visual, 0).any()):
         raise ValueError("field: weights not 0 outside V; accepted there is 0, as make_key_field sees to")
+    if gains is not None and not bool(torch.isfinite(gains.float()).all()):
+        raise ValueError(f"field: gains {gains.float().tolist()}; accepted are finite numbers")
 
 
 def check_rows(rows: Tensor | None, q: Tensor) -> None:

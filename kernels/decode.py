@@ -103,7 +103,12 @@ def decode(
         splits = split_count(capacity, streams, _processors(q.device), sizes["BLOCK_N"])
     sums = torch.empty(NUM_SUMS[law], batch * q_heads, splits, device=q.device)
     accs = torch.empty(NUM_GROUPS[law], batch * q_heads, splits, head_v, device=q.device)
-    out = torch.empty(batch, q_heads, 1, head_v, dtype=q.dtype, device=q.device)
+    keeps = law == "share" and q.dtype == torch.float32
+    if keeps:  # what the law does not move: summed by groups, in another order, float32 would show it
+        plain = dict(rows=None, scale=scale, length=length, focus=False, kv_scales=kv_scales, splits=splits, arch=arch)
+        out, _ = decode(q, k, v, None, "none", alpha, mark, **plain)
+    else:
+        out = torch.empty(batch, q_heads, 1, head_v, dtype=q.dtype, device=q.device)
     masses = torch.zeros(batch, q_heads, 1, 2, device=q.device) if focus else None
     on_device = isinstance(length, Tensor)
     k_unit, v_unit = 1.0, 1.0
@@ -155,6 +160,7 @@ def decode(
             accs,
             sums,
             mark,
+            alpha,
             length,
             out,
             masses if measure else sums,
@@ -167,6 +173,7 @@ def decode(
             BLOCK_N=sizes["BLOCK_N"],
             LENGTH_ON_DEVICE=on_device,
             FP8_CACHE=kv_scales is not None,
+            KEEPS=keeps,
             enable_fp_fusion=False,
             **merge_sizes,
         )

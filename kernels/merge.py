@@ -65,6 +65,7 @@ def merge_kernel(
     accs,  # float32 [groups, B·Hq, splits, HEAD_V]
     sums,  # float32 [sums, B·Hq, splits]
     mark,  # float32 [1]: ρ or ψ
+    alpha,  # float32 [1]
     length,
     out,  # [B·Hq, HEAD_V] in q's dtype
     focus,  # float32 [B·Hq, 2]
@@ -79,6 +80,7 @@ def merge_kernel(
     CHUNK: tl.constexpr,
     LENGTH_ON_DEVICE: tl.constexpr,
     FP8_CACHE: tl.constexpr,
+    KEEPS: tl.constexpr,  # of share: out holds law none's rows, and those that the law does not move stay
 ):
     """One program for BLOCK_V values of a row of out: grid (B·Hq, ⌈HEAD_V / BLOCK_V⌉)."""
     row = tl.program_id(0)
@@ -116,7 +118,7 @@ def merge_kernel(
 
     value = over(text, l_t)
     if LAW >= CONSERVING:
-        a_t, a_b, a_r = portions(m_t, l_t, m_b, l_b, m_r, l_r, m_v, l_v, tl.load(mark), LAW)
+        a_t, a_b, a_r, kept = portions(m_t, l_t, m_b, l_b, m_r, l_r, m_v, l_v, tl.load(mark), LAW)
         value = value * a_t + over(back, l_b) * a_b
         if LAW > CONSERVING:
             value += over(region, l_r) * a_r
@@ -136,7 +138,10 @@ def merge_kernel(
                 before, after = focus_of(m_t, l_t, l_b, r_b, l_r, a_b, a_r, m_v, l_v, r_v, LAW)
     if FP8_CACHE:
         value = value * v_unit
-    tl.store(out + row * HEAD_V + v_cols, value.to(out.dtype.element_ty), mask=v_cols < HEAD_V)
+    columns = HEAD_V
+    if KEEPS:
+        columns = tl.where(kept & (tl.load(alpha) == 0), 0, HEAD_V)
+    tl.store(out + row * HEAD_V + v_cols, value.to(out.dtype.element_ty), mask=v_cols < columns)
     if FOCUS and tl.program_id(1) == 0:
         tl.store(focus + row * 2, before)
         tl.store(focus + row * 2 + 1, after)

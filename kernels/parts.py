@@ -64,11 +64,17 @@ def attend_parts(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) ->
     else:
         (visual, log_v), (other, log_other) = _visual(packed, k, v, terms, scale)
         visual, other = visual.to(exact), other.to(exact)
+    still = None
     if terms.law == "conserving" and (terms.lift is None or _in_copies(q)):
         visual = other
     elif terms.law == "share" or terms.tilted:
-        visual.lerp_(other, _more(log_other - log_v, terms, n).unsqueeze(-1))
+        more = _more(log_other - log_v, terms, n)
+        visual.lerp_(other, more.unsqueeze(-1))
+        if terms.law == "share" and not terms.tilted and q.dtype == torch.float32 and float(more.min()) <= 0.0:
+            still = more == 0.0
     out = text.to(exact).lerp_(visual, torch.sigmoid(log_v - log_text).unsqueeze(-1))
+    if still is not None:
+        _leave(out, still, packed, k, v, terms, n, scale)
     return out.to(q.dtype).reshape(batch, q_heads, n, head).transpose(1, 2)
 
 
@@ -128,3 +134,20 @@ def _more(log_r: Tensor, terms: Terms, n: int) -> Tensor:
         if terms.on is not None:
             more = torch.where(terms.on, more.reshape(*shape[:2], -1, n), 0.0).reshape(shape)
     return more
+
+
+def _leave(
+    out: Tensor, still: Tensor, packed: Tensor, k: Tensor, v: Tensor, terms: Terms, n: int, scale: float
+) -> None:
+    """Put attention over all keys in the place of rows in which R has its share already, `still` [B, Hk, G·n]: by
+    logarithms, the larger the less exact, parts are joined to some ulps of single precision and not to one."""
+    if terms.on is not None:  # the other heads are not what is wanted of this
+        still = (still.reshape(*still.shape[:2], -1, n) & terms.on).reshape(still.shape)
+    at = still.flatten(0, 1).any(0).nonzero().squeeze(1)
+    if len(at) == 0:
+        return
+    keys = torch.arange(k.shape[2])
+    mask = terms.bias.new_zeros(len(at), len(keys))
+    mask.masked_fill_(keys > (len(keys) - n + at % n)[:, None], float("-inf"))
+    plain, _ = _attend(packed.index_select(2, at), k, v, mask[None, None], scale)
+    out[:, :, at] = torch.where(still[:, :, at, None], plain, out[:, :, at])

@@ -59,12 +59,13 @@ def _prefill_kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_key, v_batch, v_head, v_key,
     q_heads, group, rows_total, rows_first, blocks_first, length, q_start, start, n, scale, tilt_unit,
     LAW: tl.constexpr, FOCUS: tl.constexpr, GAPS: tl.constexpr, GATED: tl.constexpr, BATCHED: tl.constexpr,
-    GAIN_KIND: tl.constexpr, WGMMA: tl.constexpr, IN_ORDER: tl.constexpr, V_FIRST: tl.constexpr, HEAD: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
+    GAIN_KIND: tl.constexpr, WGMMA: tl.constexpr, IN_ORDER: tl.constexpr, V_FIRST: tl.constexpr, KEEPS: tl.constexpr,
+    HEAD: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Grid [B · Hq, blocks of rows]. Blocks cut rows [0, rows_first) and then [rows_first, rows_total); the last,
     which see the most keys, go first. GAPS, GATED: a block may hold rows of both kinds. WGMMA: whether a thread holds
-    scores of two rows, and not of four or more. IN_ORDER, V_FIRST: which kind of rows this launch does."""
+    scores of two rows, and not of four or more. IN_ORDER, V_FIRST: which kind of rows this launch does.
+    KEEPS, of share: out holds law none's rows, and those that the law does not move stay."""
     MIXED: tl.constexpr = GAPS or GATED
     head = tl.program_id(0) % q_heads
     batch = tl.program_id(0) // q_heads
@@ -147,7 +148,7 @@ def _prefill_kernel(
             q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
             gain_rows, tilts, scale2, LAW, FOCUS, HEAD, BLOCK_N,
         )  # fmt: skip
-        _store(out, focus, o, before, after, at_m, columns, here, FOCUS, HEAD, BLOCK_D)
+        _store(out, focus, o, before, after, at_m, columns, here, here, FOCUS, HEAD, BLOCK_D)
     else:
         if IN_ORDER:  # noqa: SIM102 (decided by the compiler, and on the card)
             if steered < count:
@@ -155,30 +156,35 @@ def _prefill_kernel(
                     q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
                     gain_rows, False, scale2, NONE, FOCUS, HEAD, BLOCK_N,
                 )  # fmt: skip
-                _store(out, focus, o, before, after, at_m, columns, here & ~active, FOCUS, HEAD, BLOCK_D)
+                rest = here & ~active
+                _store(out, focus, o, before, after, at_m, columns, rest, rest, FOCUS, HEAD, BLOCK_D)
         if V_FIRST:  # noqa: SIM102
             if steered > 0:
                 wide = tl.abs(gain) * scale * 254.0 > WIDEST
                 tiles = (last.to(tl.uint32) // BLOCK_V).to(tl.int32) + 1
-                o, before, after = visual_first(
+                o, before, after, kept = visual_first(
                     q_tile, k, v, weights, visual, tl.arange(0, BLOCK_V), columns, position, first, tiles, k_key,
                     v_key, length, start, n, gain, wide, rho, scale2, LAW, FOCUS, MIXED, HEAD, BLOCK_V,
                 )  # fmt: skip
-                _store(out, focus, o, before, after, at_m, columns, active, FOCUS, HEAD, BLOCK_D)
+                moved = active
+                if KEEPS:
+                    moved = active & ~(kept & (at_m < tl.where(tl.load(alpha) == 0, BLOCK_M, 0)))
+                _store(out, focus, o, before, after, at_m, columns, moved, active, FOCUS, HEAD, BLOCK_D)
 
 
 @triton.jit
 def _store(
-    out, focus, o, before, after, at, columns, rows, FOCUS: tl.constexpr, HEAD: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """Write the finished rows of a block."""
+    out, focus, o, before, after, at, columns, rows, measured, FOCUS: tl.constexpr, HEAD: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Write the finished rows of a block, and the focus of those that are `measured`."""
     here = rows[:, None]
     if BLOCK_D > HEAD:
         here = here & (columns < HEAD)[None, :]
     tl.store(out + at[:, None] * HEAD + columns[None, :], o.to(out.dtype.element_ty), mask=here)
     if FOCUS:
-        tl.store(focus + at * 2, before, mask=rows)
-        tl.store(focus + at * 2 + 1, after, mask=rows)
+        tl.store(focus + at * 2, before, mask=measured)
+        tl.store(focus + at * 2 + 1, after, mask=measured)
 
 
 def _off_visual(rows: Tensor, field: KeyField, q_start: int) -> Tensor:
@@ -240,7 +246,12 @@ def prefill(
     in_order, v_first = cut or config(head_size, law, arch, item_bytes=q.element_size())
     if q.stride(3) != 1:
         q = q.contiguous()
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    keeps = law == "share" and field is not None and q.dtype == torch.float32
+    if keeps:  # what the law does not move: summed in another order, V first, float32 would show it
+        plain = dict(rows=None, scale=scale, q_start=q_start, length=length, focus=False, arch=arch, cut=cut)
+        out, _ = prefill(q, k, v, None, "none", alpha, mark, **plain)
+    else:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     masses = torch.zeros(batch, q_heads, n_rows, 2, dtype=torch.float32, device=q.device) if focus else None
     start, n, rows_first, batched, gaps, gain_kind = 0, 0, n_rows, False, False, "one"
     weights = visual = seen = gains = gate = q  # not read where there is no field, table or gate
@@ -268,8 +279,9 @@ def prefill(
                 scale, 1.0 / (127.0 * scale),
                 LAW=LAW_CODES[law], FOCUS=focus, GAPS=gaps, GATED=rows is not None, BATCHED=batched,
                 GAIN_KIND=GAIN_KINDS[gain_kind], WGMMA=arch in (90, 100, 103), IN_ORDER=cut is in_order,
-                V_FIRST=one_launch or cut is v_first, HEAD=head_size, BLOCK_D=triton.next_power_of_2(head_size),
-                BLOCK_M=cut.block_m, BLOCK_N=cut.block_n, BLOCK_V=v_first.block_n, num_warps=cut.num_warps,
-                num_stages=cut.num_stages, enable_fp_fusion=False, **registers,
+                V_FIRST=one_launch or cut is v_first, KEEPS=keeps, HEAD=head_size,
+                BLOCK_D=triton.next_power_of_2(head_size), BLOCK_M=cut.block_m, BLOCK_N=cut.block_n,
+                BLOCK_V=v_first.block_n, num_warps=cut.num_warps, num_stages=cut.num_stages, enable_fp_fusion=False,
+                **registers,
             )  # fmt: skip
     return out, masses

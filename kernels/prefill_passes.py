@@ -179,7 +179,8 @@ def _conserve(m, total, acc, m_base, base, r_base, r_sum):
 
 @triton.jit
 def _give_share(m, total, acc, m_r, total_r, acc_r, base, r_base, mark):
-    """B and R together at V's sum without the tilt, R at its share of it or at mark: what `_conserve` gives."""
+    """B and R together at V's sum without the tilt, R at its share of it or at mark: what `_conserve` gives, and
+    whether it is R's own share."""
     top = tl.maximum(_top(m, base), _top(m_r, r_base))
     r_base = r_base * tl.exp2(m_r - top)
     whole = r_base + base * tl.exp2(m - top)
@@ -190,7 +191,7 @@ def _give_share(m, total, acc, m_r, total_r, acc_r, base, r_base, mark):
     r_sum = whole * tl.where(enough, over(share, both), mark)
     rest = whole * tl.where(enough, over(back, both), 1.0 - mark)
     acc = acc * over(rest, total)[:, None] + acc_r * over(r_sum, total_r)[:, None]
-    return top, whole, acc, r_base, r_sum
+    return top, whole, acc, r_base, r_sum, enough
 
 
 @triton.jit
@@ -223,17 +224,18 @@ def visual_first(
     """V, then the law, then the text: conserving, share and target. Rows that see nothing to steer get anything.
 
     gain: of one unit of weight, for all rows. wide: whether the tilts of V may lie more than 64 apart. Gives out
-    [M, D] and the focus before and after [M], float32.
+    [M, D] and the focus before and after [M], float32; and of share whether it raises nothing [M].
     """
     m, total, acc, m_r, total_r, acc_r, m_base, base, r_base, r_sum, gaps = _sum_visual(
         q, k, v, weights, visual, at, columns, position, first, tiles, k_stride, v_stride, length, start, n, gain,
         wide, scale2, LAW, FOCUS, MIXED, HEAD, BLOCK_N,
     )  # fmt: skip
     had, has = base, r_sum
+    kept = total < 0
     if LAW == CONSERVING:
         m, total, acc, had, has = _conserve(m, total, acc, m_base, base, r_base, r_sum)
     elif LAW == SHARE:
-        m, total, acc, had, has = _give_share(m, total, acc, m_r, total_r, acc_r, base, r_base, mark)
+        m, total, acc, had, has, kept = _give_share(m, total, acc, m_r, total_r, acc_r, base, r_base, mark)
     else:
         acc_r = acc_r * over(mark, total_r)[:, None]
 
@@ -259,6 +261,6 @@ def visual_first(
         out = acc * over(1.0 - mark, total)[:, None] + acc_r
         top = tl.maximum(_top(m, had), _top(m_r, r_base))
         had, has = r_base * tl.exp2(m_r - top), had * tl.exp2(m - top)
-        return out, over(had, had + has), tl.zeros_like(had) + mark
+        return out, over(had, had + has), tl.zeros_like(had) + mark, kept
     else:
-        return acc * over(1.0, total)[:, None], over(had, total), over(has, total)
+        return acc * over(1.0, total)[:, None], over(had, total), over(has, total), kept

@@ -152,12 +152,14 @@ def over(x, y):
 
 @triton.jit
 def portions(m_t, l_t, m_b, l_b, m_r, l_r, m_v, l_v, mark, LAW: tl.constexpr):
-    """What part of the row each group gets under the law: (text, background, region), of sum 1.
+    """What part of the row each group gets under the law: (text, background, region), of sum 1. And whether share
+    raises nothing: the region has its mark after the tilt.
 
     Pairs m, l of: t text; b the tilted background (conserving: all of V, tilted); r the tilted region
     (conserving: unused); v the untilted V (target: unused). mark: ρ or ψ. A row that the law does not hold for
     has all its keys in text (l_b = l_r = l_v = 0), and gets exactly (1, 0, 0). All of one shape, float32.
     """
+    kept = False
     if LAW == TARGET:
         top = tl.maximum(m_t, m_b)
         text, back = l_t * tl.exp2(m_t - top), l_b * tl.exp2(m_b - top)
@@ -182,7 +184,7 @@ def portions(m_t, l_t, m_b, l_b, m_r, l_r, m_v, l_v, mark, LAW: tl.constexpr):
         else:
             a_b = tl.where(active, v_part, 0.0)
             a_r = 0.0
-    return a_t, a_b, a_r
+    return a_t, a_b, a_r, kept
 
 
 @triton.jit

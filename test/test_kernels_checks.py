@@ -42,6 +42,9 @@ def good():
 
 REFUSED = [
     ({"q": torch.zeros(4, 2, 8)}, "q"),
+    ({"q": None}, "q"),
+    ({"k": np.zeros((1, 2, 6, 8), np.float32)}, "k"),
+    ({"v": [0.0]}, "v"),
     ({"q": torch.zeros(1, 3, 2, 8)}, "k"),
     ({"q": torch.zeros(1, 4, 0, 8)}, "q"),
     ({"q": torch.zeros(1, 4, 2, 8, dtype=torch.float16)}, "k"),
@@ -82,6 +85,8 @@ REFUSED = [
     ({"scale": math.nan}, "scale"),
     ({"scale": 0.0}, "scale"),
     ({"scale": -1.0}, "scale"),
+    ({"scale": 1e-40}, "scale"),
+    ({"scale": 1e40}, "scale"),
     ({"q_start": 5}, "q_start"),
     ({"q_start": -1}, "q_start"),
     ({"q_start": 1.5}, "q_start"),
@@ -108,6 +113,9 @@ REFUSED = [
     ({"field": by_hand(seen=lambda s: s[..., 0])}, "field"),
     ({"field": by_hand(gains=torch.ones(4, dtype=torch.float64))}, "field"),
     ({"field": by_hand(gains=torch.ones(4, 1))}, "field"),
+    ({"field": by_hand(gains=torch.tensor([1.0, math.nan, 1.0, 1.0]))}, "field"),
+    ({"field": by_hand(gains=NAN_BITS)}, "field"),
+    ({"field": by_hand(start=1.5)}, "field"),
     ({"field": by_hand(start=-1)}, "field"),
     ({"field": by_hand(start=5)}, "field"),
     ({"v": torch.zeros(1, 2, 6, 8, device="meta")}, "v"),
@@ -118,6 +126,7 @@ REFUSED = [
     ({"valid_length": torch.tensor([6, 6])}, "valid_length"),
     ({"impl": "flash"}, "impl"),
     ({"focus": "yes"}, "focus"),
+    ({"focus": torch.tensor(True)}, "focus"),
 ]
 
 
