@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from functools import cache, lru_cache
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -135,16 +135,7 @@ def _strength(name: str, law: str, value: float | Tensor | None, q: Tensor) -> T
     else:
         number = checks.check_alpha(value)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    if q.is_cpu and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
-        return _on_cpu(number, dtype)
     return torch.full((1,), number, dtype=dtype, device=q.device)
-
-
-@lru_cache(maxsize=64)
-def _on_cpu(number: float, dtype: torch.dtype) -> Tensor:
-    """The number as [1], which nobody writes to: made for each call it takes a 30th of a decoding step's attention."""
-    with torch.inference_mode(False):
-        return torch.full((1,), number, dtype=dtype)
 
 
 def _run(

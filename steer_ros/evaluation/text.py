@@ -17,9 +17,10 @@ names is the target: any of the target's words, before any word of another fact.
 The setting was chosen on prompts of other wordings and other values (`text_prompts.TUNING`), not on those judged:
 `judge(load_smollm2(), draw_prompts(TUNING, 240, 7), SETTING, print).shares(["steered"])` gives 98.5% of 960 answers
 there, and 97.2% without contrast. The judged prompts have seen four settings. Before there was contrast, alpha 4 had
-91.6% there (`--schedule constant`), and alpha 6 on layers 8 to 29, which did better on the tuning prompts, 90.2%. When
-contrast did not yet follow the model's doubt, they had 96.3%, as now, but numbers 76.9% (now 83.3%) and colours 97.2%
-or more (now 91.7%); numbers have had more of the tuning prompts since, and contrast by doubt was chosen on them.
+91.6% there (`--schedule constant`), and alpha 6 on layers 8 to 29, which did better on the tuning prompts, 90.2%
+(`--alpha 6 --gate layers=8-29 --schedule constant`). Contrast that did not follow the model's doubt, as this file had
+it until it did, gave 96.3%, as now, but numbers 76.9% (now 83.3%) and colours 97.2% (now 91.7%); numbers have had more
+of the tuning prompts since, and contrast by doubt was chosen on them.
 """
 
 from __future__ import annotations
