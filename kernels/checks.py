@@ -29,6 +29,7 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
         len(q_shape) == len(k_shape) == len(v_shape) == 4
         and q.dtype == k.dtype == v.dtype
         and q.device == k.device == v.device
+        and q.layout == k.layout == v.layout == torch.strided
         and q.dtype in _FLOATS
         and 0 not in q_shape
         and 0 not in k_shape
@@ -42,6 +43,8 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim != 4:
             raise ValueError(f"{name}: shape {list(tensor.shape)}; accepted is [batch, heads, length, head size]")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name}: layout {tensor.layout}; accepted is torch.strided, call .to_dense()")
         if 0 in tensor.shape:
             raise ValueError(f"{name}: shape {list(tensor.shape)}; accepted are sizes of at least 1")
         if tensor.dtype != q.dtype or tensor.dtype not in _FLOATS:

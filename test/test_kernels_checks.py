@@ -43,6 +43,8 @@ def good():
 REFUSED = [
     ({"q": torch.zeros(4, 2, 8)}, "q"),
     ({"q": None}, "q"),
+    ({"q": torch.zeros(1, 4, 2, 8).to_sparse()}, "q"),
+    ({"v": torch.zeros(1, 2, 6, 8).to_sparse()}, "v"),
     ({"k": np.zeros((1, 2, 6, 8), np.float32)}, "k"),
     ({"v": [0.0]}, "v"),
     ({"q": torch.zeros(1, 3, 2, 8)}, "k"),
