@@ -16,7 +16,8 @@ from steer_ros.evaluation.text_model import TextModel
 from steer_ros.evaluation.text_prompts import JUDGED, TUNING, Fact, Prompt, draw_prompts, mentions
 from steer_ros.models import Reasoner
 from steer_ros.models.loading import stop_ids
-from steer_ros.steering import make_law
+from steer_ros.steering import Schedule, make_law
+from steer_ros.steering.tuned import Tuned, TunedError, save_tuned
 
 FACTS = (Fact("A hammer lies there.", ("hammer",)), Fact("Anna is the lawyer.", ("Anna", "lawyer")))
 LAW = make_law("conserving", 4.0)
@@ -178,7 +179,7 @@ class Parrot:
     def read(self, laid):
         return _Reading(laid)
 
-    def answer(self, reading, begun, target, law, gate, limit, enough, factor=None):
+    def answer(self, reading, begun, target, law, gate, limit, enough, schedule=None, gain=None):
         said = []
         for row, item in enumerate(reading.laid):
             facts = item.prompt.facts
@@ -216,7 +217,14 @@ def test_the_judges_tell_first_from_only():
     assert kinds == {f"steered_{p.kind}" for p in prompts}
 
 
-def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch):
+def smollm2(monkeypatch, model, folder):
+    """Have the suite take this model, and what a folder holds for it."""
+    monkeypatch.setattr(text, "load_smollm2", lambda say, device: model)
+    monkeypatch.setattr(text, "smollm2_folder", lambda say: folder)
+    monkeypatch.setattr(text, "SMOLLM2_HOME", folder)
+
+
+def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch, tmp_path):
     asked = []
     plain = TextModel.answer
 
@@ -224,7 +232,7 @@ def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch)
         asked.append((target, law, str(gate)))
         return plain(self, reading, begun, target, law, gate, *rest, **more)
 
-    monkeypatch.setattr(text, "load_smollm2", lambda say, device: model)
+    smollm2(monkeypatch, model, tmp_path)
     monkeypatch.setattr(TextModel, "answer", answer)
     monkeypatch.setattr(text, "FREE", 4)
     monkeypatch.setattr(text, "BEGUN", 2)
@@ -237,6 +245,32 @@ def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch)
     assert any(target is None for target, _, _ in asked)
 
 
+def test_learnt_strengths_are_the_default_and_alpha_takes_their_place(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"weights")
+    assert text.setting_for(tmp_path, tmp_path) is text.SETTING
+    gains = torch.full((4, 6), 0.75)
+    save_tuned(tmp_path, Tuned(make_law("conserving", 2.0), schedule=Schedule(contrast=2.0), strength=gains))
+    setting = text.setting_for(tmp_path, tmp_path)
+    assert (setting.law, str(setting.schedule)) == (make_law("conserving", 2.0), "contrast=2")
+    assert torch.equal(setting.gain, gains)
+    assert override(setting, {"alpha": 3.0}).gain is None
+    assert torch.equal(override(setting, {"schedule": "constant"}).gain, gains)
+    (tmp_path / "model.gguf").write_bytes(b"others")
+    with pytest.raises(TunedError, match="another model"):
+        text.setting_for(tmp_path, tmp_path)
+
+
+def test_gains_multiply_the_alpha(model):
+    _, laid = same_shape(model, 3)
+    reading, never = model.read(laid), lambda row, said: False
+
+    def answers(alpha, gain=None):
+        return model.answer(reading, False, 1, make_law("conserving", alpha), None, 12, never, gain=gain)
+
+    shape = model.attachment.num_layers, model.attachment.num_heads
+    assert answers(16.0, torch.full(shape, 0.03125)) == answers(0.5) != answers(16.0)
+
+
 def test_a_schedule_is_followed(model):
     _, laid = same_shape(model, 1)
     asked = []
@@ -244,7 +278,7 @@ def test_a_schedule_is_followed(model):
     reading = model.read(laid)
 
     class Spy:
-        def answer(self, reading, begun, target, law, gate, limit, enough, schedule=None):
+        def answer(self, reading, begun, target, law, gate, limit, enough, schedule=None, gain=None):
             asked.append(str(schedule))
             return [""]
 

@@ -135,6 +135,10 @@ def test_a_network_learns_on_a_frozen_model(pair):
         (["heads", "--reasoning", "builtin:nobody"], "nobody"),
         (["strength", "--steps", "0"], "--steps: 0"),
         (["alpha", "--trials", "0"], "--trials: 0"),
+        (["text", "--steps", "0"], "--steps: 0"),
+        (["text", "--prompts", "0"], "--prompts: 0"),
+        (["text", "--reasoning", "builtin:lab-r1"], "--reasoning: builtin:lab-r1"),
+        (["text", "--reasoning", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(argv, said, capsys):

@@ -14,6 +14,8 @@ from steer_ros.models import Reasoner, Turn
 from steer_ros.models.context import embed
 from steer_ros.models.decode import GreedyDecoder
 from steer_ros.regions.mask import pool_to_tokens
+from steer_ros.steering import make_law
+from steer_ros.steering.tuned import Tuned
 
 PROMPT = "Pick up one object."
 
@@ -100,6 +102,20 @@ def test_unsteered_is_the_models_own_greedy(thinker, features):
     turn = thinker.generate(PROMPT, features, max_new_tokens=24)
     assert turn.output_ids == wanted
     assert not turn.steered and turn.unsteered_why == "no steering_mask" and turn.focus_after is None
+
+
+def test_gains_multiply_the_alpha_head_by_head(thinker, features, mask, monkeypatch):
+    half = torch.full((thinker.attachment.num_layers, thinker.attachment.num_heads), 0.5)
+    want = thinker.generate(PROMPT, features, mask, alpha=4.0, max_new_tokens=4)
+    given = thinker.generate(PROMPT, features, mask, alpha=8.0, adaptive=half, max_new_tokens=4)
+    assert (given.output_ids, given.focus_after) == (want.output_ids, want.focus_after)
+    monkeypatch.setattr(thinker, "tuned", Tuned(make_law("conserving", 8.0), strength=half))
+    own = thinker.generate(PROMPT, features, mask, max_new_tokens=4)
+    assert (own.alpha, own.output_ids, own.focus_after) == (8.0, want.output_ids, want.focus_after)
+    whole = thinker.generate(PROMPT, features, mask, alpha=8.0, max_new_tokens=4)  # without the model's own
+    assert whole.focus_after > own.focus_after
+    with pytest.raises(ValueError, match="gain: shape"):
+        thinker.generate(PROMPT, features, mask, adaptive=half[:1], max_new_tokens=4)
 
 
 def test_strength_zero_changes_nothing(thinker, features, mask):

@@ -104,9 +104,21 @@ def test_what_is_tuned_is_the_models_default(folder, tmp_path):
     assert load_tuned(folder) is None
 
 
+def test_a_table_of_gains_is_kept(tmp_path):
+    target = save_r1(tmp_path / "model")
+    table = torch.tensor([[0.5, 448.0], [-1.0, 0.0]])
+    file = save_tuned(target, Tuned(make_law("conserving", 8.0), strength=table))
+    assert torch.equal(load_tuned(target).strength, table)
+    assert len(file.read_text().splitlines()) < 20  # a layer a line
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"gains": [[1.0, "x"]]}, "gains"),
+        ({"gains": [[1.0], [1.0, 2.0]]}, "gains"),
+        ({"gains": [[1000.0]]}, "gains"),
+        ({"gains": 2.0}, "gains"),
         ({"model": "sha256:0"}, "found for another model"),
         ({"version": 2}, "version 1"),
         ({"law": "louder"}, "louder"),

@@ -89,7 +89,7 @@ class Answerer:
     def _steering(self, scene: Scene, setting: Setting, weights: np.ndarray):
         spans = [Span(*span) for span in scene.head.spans]
         tokens = pool_to_tokens(setting.mask(weights), scene.features.grid.merge).reshape(-1)
-        field = SteeringField(spans, [tokens], device=self._reasoner.device)
+        field = SteeringField(spans, [tokens], setting.gain, self._reasoner.device)
         return self._attachment.steer(field, setting.law, setting.gate)
 
     def _action(self, text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from ..models import Reasoner
 from ..steering import Gate, Law, make_law
@@ -24,7 +25,7 @@ class Setting:
     whatever the model's own may be.
 
     weights: what the region's mask becomes: "region" as it is, "rest" (PASTA): 0 on the region, −1 off it.
-    strength: a network that sets each head's alpha, times the law's.
+    strength: what each head's alpha is multiplied by: a network, or a table [layers, query heads].
     guard: whether over-steering is noticed and rolled back within the turn. Our own settings have it, the
     methods that we compare with do not.
     """
@@ -36,7 +37,7 @@ class Setting:
     description: str = ""
     weights: str = "region"
     guard: bool = True
-    strength: StrengthNet | None = None
+    strength: StrengthNet | Tensor | None = None
 
     def arguments(self, weights: np.ndarray | None) -> dict[str, object]:
         """Keyword arguments for `Reasoner.generate` that steer to int8 weights [rows, cols] this way."""
@@ -54,6 +55,11 @@ class Setting:
     def mask(self, weights: np.ndarray) -> np.ndarray:
         """The weights that this setting steers with, int8 of the same shape."""
         return (weights.astype(np.int16) - 127).astype(np.int8) if self.weights == "rest" else weights
+
+    @property
+    def gain(self) -> Tensor | None:
+        """The strength where it is a table: what a `SteeringField` takes."""
+        return self.strength if isinstance(self.strength, Tensor) else None
 
     @property
     def steers(self) -> bool:

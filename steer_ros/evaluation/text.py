@@ -28,17 +28,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..models import Reasoner
+from ..models.loading import resolve
 from ..steering import make_law
 from ..steering.schedule import as_schedule
+from ..steering.tuned import load_tuned
 from .options import Options
 from .settings import UNSTEERED, Setting, override
 from .stats import Row
 from .tally import Tally
-from .text_model import Laid, Reading, TextModel, all_threads, load_smollm2
+from .text_model import SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
 from .text_prompts import JUDGED, Prompt, draw_prompts, mentions
 
 SEED = 440_000
@@ -78,9 +82,9 @@ def run(options: Options) -> dict[str, Row]:
     threads = torch.get_num_threads()
     all_threads()
     try:
-        model = _model(options)
+        model, *folders = model_of(options)
         prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
-        setting = override(options.setting or SETTING, options.overrides)
+        setting = override(options.setting or setting_for(*folders), options.overrides)
         return judge(model, prompts, setting, options.progress).shares(KEYS)
     finally:
         torch.set_num_threads(threads)
@@ -184,13 +188,34 @@ def _answers(
     if not setting.steers:
         return model.answer(reading, begun, None, None, None, limit, enough)
     schedule = as_schedule(setting.schedule)
-    return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule)
+    return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule, setting.gain)
 
 
-def _model(options: Options) -> TextModel:
-    """SmolLM2, or the reasoner that was asked for; the built-in one knows no words but the bench's."""
+def model_of(options: Options) -> tuple[TextModel, Path, Path]:
+    """SmolLM2, or the reasoner that was asked for; the built-in one knows no words but the bench's. Also the folder of
+    its weights, and the one of its steering.json."""
     if options.reasoning is None or options.reasoning.startswith("builtin:"):
-        return load_smollm2(options.progress, options.device)
+        return load_smollm2(options.progress, options.device), smollm2_folder(options.progress), SMOLLM2_HOME
     reasoner = Reasoner.from_pretrained(options.reasoning, options.device)
     reasoner.close()
-    return TextModel(reasoner.model, reasoner.tokenizer)
+    folder = resolve(options.reasoning)
+    return TextModel(reasoner.model, reasoner.tokenizer), folder, folder
+
+
+def setting_for(weights: Path, home: Path) -> Setting:
+    """What `steer-ros tune text` found for a model, else SETTING.
+
+    Raises:
+        TunedError: its steering.json can't be used.
+    """
+    tuned = load_tuned(home, weights=weights)
+    if tuned is None or not isinstance(tuned.strength, Tensor):
+        return SETTING
+    return replace(
+        SETTING,
+        law=tuned.law,
+        gate=tuned.gate,
+        schedule=tuned.schedule,
+        strength=tuned.strength,
+        description="what steer-ros tune text learnt: a strength for each head, with contrast",
+    )

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
+from ..models.decode import _cache_keyword
 from ..models.loading import stop_ids
 from ..models.tokenizing import encode_plain, encode_template, render_template
 from ..steering import Gate, Law, Span, SteeringField, attach
@@ -24,6 +26,7 @@ from .text_prompts import Prompt
 
 FULL = 127
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_HOME = Path(__file__).parent / "smollm2"  # its steering.json: the weights lie in another package
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class TextModel:
         limit: int,
         enough: Callable[[int, str], bool],
         schedule: Schedule | None = None,
+        gain: Tensor | None = None,
     ) -> list[str]:
         """The batch's answers, without the opening.
 
@@ -107,16 +111,24 @@ class TextModel:
             limit: the longest answer, tokens.
             enough: asked with (row, its text so far) after each token; True ends that row's answer.
             schedule: of the strength; None: all of it throughout.
+            gain: of each head, [layers, query heads]; None: 1.
         """
         spans = reading.laid[0].spans
         steering = nullcontext()
         if target is not None and law is not None and law.name != "none":
             weights = [np.full(span.length, FULL * (index == target), np.int8) for index, span in enumerate(spans)]
-            field = SteeringField(spans, weights, device=self.model.device)
+            field = SteeringField(spans, weights, gain, self.model.device)
             steering = self.attachment.steer(field, law, gate)
         feed = [item.tail + item.opening * begun for item in reading.laid]
         with steering:
             return self._decoder.write(pick(reading.cache, range(len(feed))), feed, limit, enough, schedule)
+
+    def logits(self, cache: DynamicCache, ids: Tensor, last: int) -> Tensor:
+        """The logits of the last tokens of `ids` [rows, n], read behind the cache: fp32 [rows, last, vocabulary]."""
+        start = int(cache.get_seq_length())
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(ids), -1)
+        given = {_cache_keyword(type(self.model)): cache, "position_ids": positions}
+        return self.model(input_ids=ids, use_cache=True, logits_to_keep=last, **given).logits.float()
 
 
 def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") -> TextModel:
@@ -127,7 +139,7 @@ def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") 
     """
     need("gguf", say=say)
     need("accelerate", say=say)
-    folder = _weights_folder(say)
+    folder = smollm2_folder(say)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -146,8 +158,9 @@ def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") 
     return TextModel(model.to(device).requires_grad_(False), tokenizer)
 
 
-def _weights_folder(say: Callable[[str], None] | None) -> Path:
-    """Where the package's GGUF file lies. It is not imported: that would want a C++ build of llama.cpp."""
+def smollm2_folder(say: Callable[[str], None] | None = None) -> Path:
+    """Where the package's GGUF file lies; the package is installed if it is missing. It is not imported: that would
+    want a C++ build of llama.cpp."""
     problem = ""
     for attempt in (0, 1):
         importlib.invalidate_caches()

@@ -14,10 +14,12 @@ from ..steering.tuned import TunedError
 from .extras import ExtraError
 from .options import PERCEPTION, REASONING
 
+TEXT = "text"  # its module has tune(args): a language model alone
 PARTS = {  # part -> its module: add_arguments(parser) and tune(perceiver, reasoner, folder, args)
     "heads": ("steer_ros.evaluation.tune_heads", "which layers and heads route region content, without labels"),
     "alpha": ("steer_ros.evaluation.tune_alpha", "law, strength, gate and schedule, searched on the tuning scenes"),
     "strength": ("steer_ros.evaluation.tune_strength", "a small network that sets each layer's and head's strength"),
+    TEXT: ("steer_ros.evaluation.tune_text", "each head's strength for a language model that is steered to words"),
 }
 ERRORS = (ValueError, OSError, ExtraError, ModelLoadError, TunedError, UnsteerableModelError)
 
@@ -27,10 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="tuned", required=True, metavar="part")
     for name, (module, text) in PARTS.items():
         sub = parts.add_parser(name, help=text, description=text)
-        sub.add_argument("--perception", default=PERCEPTION, help="vision-language model")
-        sub.add_argument("--reasoning", default=REASONING, help="reasoner that is tuned")
+        if name == TEXT:
+            sub.add_argument("--reasoning", help="language model that is tuned; default: SmolLM2-135M-Instruct")
+        else:
+            sub.add_argument("--perception", default=PERCEPTION, help="vision-language model")
+            sub.add_argument("--reasoning", default=REASONING, help="reasoner that is tuned")
         sub.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<n> or auto")
-        sub.add_argument("--out", type=Path, help="folder of steering.json and plots; default: the reasoner's own")
+        sub.add_argument("--out", type=Path, help="folder of steering.json and plots; default: the model's own")
         sub.add_argument("--json", type=Path, help="also write what was measured here")
         importlib.import_module(module).add_arguments(sub)
 
@@ -38,10 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Tune one part. Returns 0, or 2 after one line that says what was wrong."""
     try:
+        module = importlib.import_module(PARTS[args.tuned][0])
+        if args.tuned == TEXT:
+            module.tune(args)
+            return 0
         reasoner = Reasoner.from_pretrained(args.reasoning, args.device)
         perceiver = Perceiver.from_pretrained(args.perception, args.device)
         folder = resolve(args.reasoning)
-        importlib.import_module(PARTS[args.tuned][0]).tune(perceiver, reasoner, folder, args)
+        module.tune(perceiver, reasoner, folder, args)
     except ERRORS as error:
         print(f"steer-ros tune {args.tuned}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
 from ..lab.instructions import OPEN, open_action, open_thought
 from ..models import Perceiver, Reasoner
@@ -29,6 +28,7 @@ from ..steering import make_law
 from ..steering.strength import StrengthNet, head_features, learnable_attention, save_strength
 from ..steering.tuned import Tuned, load_tuned, save_tuned
 from .answers import NAMING
+from .learning import attending
 from .scenes import Case, cases
 from .settings import Setting
 from .tune_alpha import CURVE, share_right
@@ -36,7 +36,6 @@ from .tune_alpha import CURVE, share_right
 SEED, JUDGED_SEED = 520_000, 525_000
 SALT = 11
 BATCH = 4
-NAME = "steer_ros_learning"
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,5 @@ def learning(reasoner: Reasoner, net: StrengthNet, lesson: Lesson) -> Iterator[N
         alpha = net(head_features(row, keys, lesson.weights, visual, lesson.start, scale, depth))
         return learnable_attention(q, k, v, lesson.weights, lesson.start, alpha, scale), None
 
-    AttentionInterface.register(NAME, attend)
-    before = reasoner.model.config._attn_implementation
-    reasoner.model.set_attn_implementation(NAME)
-    try:
+    with attending(reasoner.model, attend):
         yield
-    finally:
-        reasoner.model.set_attn_implementation(before)

@@ -137,7 +137,7 @@ class Reasoner:
         mark: float | None = None,
         schedule: Schedule | str | None = None,
         guard: Guard | bool = True,
-        adaptive: StrengthNet | None = None,
+        adaptive: StrengthNet | torch.Tensor | None = None,
     ) -> Turn:
         """One turn: think, then act.
 
@@ -168,8 +168,8 @@ class Reasoner:
                 answer. None: the model's own, "constant" if it has none.
             guard: whether an over-steered answer is rolled back to less strength within the turn, a region that
                 moves is followed, and doubtful regions are reported; a Guard has settings of its own.
-            adaptive: a network that sets each head's alpha (``steer-ros tune strength``), times the law's. None: the
-                model's own with its own law.
+            adaptive: what the law's alpha is multiplied by, head by head: a network (``steer-ros tune strength``) or
+                a table [layers, query heads] (``steer-ros tune text``). None: the model's own with its own law.
         Raises:
             ValueError: an argument that can't be used, by name.
         """
@@ -203,7 +203,8 @@ class Reasoner:
         field = None
         if steering_mask is not None or update_mask is not None:
             spans = [Span(start, length) for start, length in context.spans]
-            field = SteeringField(spans, weights_for(groups), device=self.device)
+            gain = strength if isinstance(strength, torch.Tensor) else None
+            field = SteeringField(spans, weights_for(groups), gain, self.device)
 
         def refresh() -> None:
             newer = update_mask() if update_mask is not None else None
@@ -244,7 +245,7 @@ class Reasoner:
                         self.tokenizer.decode,
                         field,
                         law,
-                        strength,
+                        strength if gain is None else None,
                         gate,
                         schedule,
                         watch,

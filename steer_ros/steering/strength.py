@@ -2,7 +2,8 @@
 
 Features of a head, measured in the last row of the context, before the law: the log-odds of the region's share of the
 row, the log-odds of the visual share, the region's part of V, and the layer's depth (0 first, 1 last). About 1,300
-parameters, the same for all layers and heads. What it gives holds for the rest of the turn.
+parameters, the same for all layers and heads. What it gives holds for the rest of the turn. (The simpler way, a table
+of alphas learnt head by head, needs nothing of this: it is a field's gains.)
 """
 
 from __future__ import annotations
@@ -59,17 +60,18 @@ def head_features(
 def learnable_attention(
     q: Tensor, k: Tensor, v: Tensor, weights: Tensor, start: int, alpha: Tensor, scale: float
 ) -> Tensor:
-    """Causal attention from position 0 whose rows behind the span are steered (conserving), differentiable in alpha.
+    """Causal attention of a context's last rows, those behind the span steered (conserving), differentiable in alpha.
 
     Args:
-        q: ``[1, Hq, S, D]``, k, v: ``[1, Hk, S, D]``. weights: int8 ``[n]`` of the span that begins at `start`.
-        alpha: ``[Hq]``.
+        q: ``[B, Hq, S, D]``, k, v: ``[B, Hk, K, D]``. weights: int8 ``[n]`` or ``[B, n]`` of the span that begins at
+            `start`. alpha: ``[Hq]``.
     Returns:
-        ``[1, S, Hq, D]``, as Transformers' attention functions give it.
+        ``[B, S, Hq, D]``, as Transformers' attention functions give it.
     """
-    keys, end = k.shape[2], start + len(weights)
-    dense = torch.zeros(keys, dtype=torch.int8, device=k.device)
-    dense[start:end] = weights
+    keys, end = k.shape[2], start + weights.shape[-1]
+    first = keys - q.shape[2]
+    dense = torch.zeros(*weights.shape[:-1], keys, dtype=torch.int8, device=k.device)
+    dense[..., start:end] = weights
     position = torch.arange(keys, device=k.device)
     out = steered_attention_reference(
         q,
@@ -79,9 +81,9 @@ def learnable_attention(
         (position >= start) & (position < end),
         law="conserving",
         gain=alpha,
-        rows=position >= end,
+        rows=position[first:] >= end,
         scale=scale,
-        q_start=0,
+        q_start=first,
     ).out
     return out.transpose(1, 2)
 

@@ -5,12 +5,13 @@
 ::
 
     {"version": 1, "model": "sha256:…", "law": "conserving", "alpha": 6.0, "mark": null,
-     "gate": "all", "schedule": "sure=0.9", "adaptive": false, "heads": "pairs=2.0,3.1",
+     "gate": "all", "schedule": "sure=0.9", "adaptive": false, "gains": null, "heads": "pairs=2.0,3.1",
      "found": {"heads": "…", "alpha": "…"}}
 
 ``model`` is the fingerprint of the folder's weights: a file that was found for other weights is refused, since heads
 and strengths of one model mean nothing to another. ``adaptive``: the law's alpha is multiplied, head by head, by what
-the network in strength.safetensors beside it says (`steer_ros.steering.strength`). ``heads``: those that were
+the network in strength.safetensors beside it says (`steer_ros.steering.strength`). ``gains``: or by what this table
+says, a row of query heads for each layer; null if there is none. ``heads``: those that were
 discovered, whether or not the gate is theirs; null if none were looked for. ``found`` is for people: the commands and
 what they measured.
 """
@@ -19,10 +20,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from .field import MAX_GAIN
 from .gate import Gate
 from .laws import Law, make_law
 from .schedule import Schedule
@@ -39,20 +45,21 @@ class TunedError(ValueError):
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a model's steering.json says. ``strength``: a network for each head's alpha, or None. ``found``: how it was
-    found, by the part that was tuned. ``heads``: a gate of the discovered heads, or None."""
+    """What a model's steering.json says. ``strength``: what each head's alpha is multiplied by, a network or a table,
+    float32 [layers, query heads]; None: 1. ``found``: how it was found, by the part that was tuned. ``heads``: a gate
+    of the discovered heads, or None."""
 
     law: Law
     gate: Gate = field(default_factory=Gate)
     schedule: Schedule = field(default_factory=Schedule)
-    strength: StrengthNet | None = None
+    strength: StrengthNet | Tensor | None = None
     found: Mapping[str, object] = field(default_factory=dict)
     heads: Gate | None = None
 
     def law_as(
         self, law: str | Law | None, alpha: float | None = None, mark: float | None = None
-    ) -> tuple[Law, StrengthNet | None]:
-        """The law that is meant, and the network that goes with it: the model's own where nothing is said.
+    ) -> tuple[Law, StrengthNet | Tensor | None]:
+        """The law that is meant, and the strength that goes with it: the model's own where nothing is said.
 
         Raises:
             ValueError: naming the argument, its value and what is accepted.
@@ -67,15 +74,16 @@ class Tuned:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """What tells a model's weights from others': a hash over the sizes, beginnings and ends of its safetensors files.
+    """What tells a model's weights from others': a hash over the sizes, beginnings and ends of its safetensors files,
+    or GGUF files where it has no others.
 
     Raises:
         TunedError: the folder holds no weights.
     """
     folder, digest = Path(folder), hashlib.sha256()
-    files = sorted(folder.glob("model*.safetensors"))
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.gguf"))
     if not files:
-        raise TunedError(f"{folder}: no model*.safetensors there")
+        raise TunedError(f"{folder}: no model*.safetensors or *.gguf there")
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size};".encode())
@@ -105,18 +113,33 @@ def load_tuned(folder: str | Path, weights: str | Path | None = None) -> Tuned |
         raise TunedError(f"{file}: accepted is a JSON object of version {VERSION}")
     own = fingerprint(weights or folder)
     if said.get("model") != own:
-        raise TunedError(f"{file}: found for another model ({said.get('model')!r}); this one is {own!r}: tune it anew")
+        raise TunedError(
+            f"{file}: found for another model ({said.get('model')!r}); this one is {own!r}: delete it, and tune anew"
+        )
     try:
         return Tuned(
             Law(said["law"], said.get("alpha", 0.0), said.get("mark")),
             Gate.parse(said.get("gate", "all")),
             Schedule.parse(said.get("schedule", "constant")),
-            load_strength(folder) if said.get("adaptive") else None,
+            load_strength(folder) if said.get("adaptive") else _gains(said.get("gains")),
             said.get("found", {}),
             Gate.parse(said["heads"]) if said.get("heads") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TunedError(f"{file}: {error}") from error
+
+
+def _gains(rows: object) -> Tensor | None:
+    """The table of a steering.json. ValueError if it is none."""
+    if rows is None:
+        return None
+    try:
+        table = torch.tensor(rows, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        table = torch.empty(0)
+    if table.ndim != 2 or table.numel() == 0 or not bool((table.abs() <= MAX_GAIN).all()):
+        raise ValueError(f"gains: accepted is a row of numbers within {MAX_GAIN:g} for each layer, or null")
+    return table
 
 
 def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = None) -> Path:
@@ -137,9 +160,12 @@ def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = No
         "mark": tuned.law.mark,
         "gate": str(tuned.gate),
         "schedule": str(tuned.schedule),
-        "adaptive": tuned.strength is not None,
+        "adaptive": isinstance(tuned.strength, StrengthNet),
+        "gains": tuned.strength.tolist() if isinstance(tuned.strength, Tensor) else None,
         "heads": None if tuned.heads is None else str(tuned.heads),
         "found": dict(tuned.found),
     }
-    file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(said, indent=2)
+    text = re.sub(r"\[\s+([-+.\de,\s]+?)\s+\]", lambda row: f"[{' '.join(row[1].split())}]", text)  # a row a line
+    file.write_text(text + "\n", encoding="utf-8")
     return file
