@@ -32,10 +32,11 @@ def config(kind: str, head_size: int, law: str, arch: int, *, item_size: int = 2
     sizes = {"BLOCK_M": 2 * _ROWS, "BLOCK_N": 64 if item_size <= 2 else 16, "num_warps": 4, "num_stages": 3}
     if item_size > 2:  # float32 is there for checking, not for speed; more keys, or fewer warps, spill
         sizes["num_warps"] = 8
-    # Unasked, ptxas aims at as few registers as let one more program in, and spills (168 on sm_90, 80 on sm_120).
+    # Unasked, ptxas aims at as few registers as let one more program in, and spills (168 on sm_90, 80 on sm_120), or
+    # pays for them in instructions. With 168, registers admit three programs, as shared memory does at head size 128.
     if LAW_CODES[law] >= LAW_CODES["conserving"]:
         sizes["maxnreg"] = 224
-    elif head_size in (80, 96):
+    elif head_size > 64:
         sizes["maxnreg"] = 168
     return sizes
 

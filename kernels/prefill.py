@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .fields import KeyField
-from .prefill_passes import in_order, load_field, load_rows, visual_first
+from .prefill_passes import in_order, load_rows, visual_first
 from .tilt import ADDITIVE, CONSERVING, GAIN_KINDS, LAW_CODES, LOG2E, NONE, head_gain, moves, row_gain
 
 WIDEST = tl.constexpr(64.0)  # how far apart tilts may lie for one maximum to hold them all in float32
@@ -124,13 +124,17 @@ def _prefill_kernel(
             if not GAPS:
                 tilts = tilts & (first >= start + n)
         elif MIXED:
-            active = here & (load_field(visual, first, at_m, start, n) == 0)
-            index = tl.minimum(position - start, n - 1)
-            low = tl.load(seen + index * 2, mask=here & (index >= 0), other=0)
-            high = tl.load(seen + index * 2 + 1, mask=here & (index >= 0), other=0)
-            active = active & moves(low, high, LAW) & (index >= 0)
+            at_row = at_m[None, :]
+            index = first - start + at_row
+            may = (at_row < count) & (index >= 0)
+            text = tl.load(visual + index, mask=may & (index < n), other=0) == 0
+            index = tl.minimum(index, n - 1)
+            low, high = tl.load(seen + index * 2, mask=may, other=0), tl.load(seen + index * 2 + 1, mask=may, other=0)
+            may = may & text & moves(low, high, LAW)
             if GATED:
-                active = active & (tl.load(gate + row + at_m, mask=here, other=0) != 0)
+                may = may & (tl.load(gate + row + at_row, mask=at_row < count, other=0) != 0)
+            # Summed over nothing, as in load_weights, so that it is found once and not for each layout.
+            active = tl.sum(may.to(tl.int32), 0) != 0
             steered = tl.where(on == 0.0, 0, tl.sum(active.to(tl.int32), 0))
             gain_rows = tl.where(active, gain, 0.0)
         else:  # a block of rows lies before the one span's end, or behind it
@@ -146,7 +150,7 @@ def _prefill_kernel(
     if (LAW == NONE) | (LAW == ADDITIVE):
         o, before, after = in_order(
             q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
-            gain_rows, tilts, scale2, LAW, FOCUS, HEAD, BLOCK_N,
+            gain_rows, tilts, scale2, LAW, FOCUS, WGMMA, HEAD, BLOCK_N,
         )  # fmt: skip
         _store(out, focus, o, before, after, at_m, columns, here, here, FOCUS, HEAD, BLOCK_D)
     else:
@@ -154,7 +158,7 @@ def _prefill_kernel(
             if steered < count:
                 o, before, after = in_order(
                     q_tile, k, v, weights, at_n, columns, position, first, tiles, k_key, v_key, length, start, n,
-                    gain_rows, False, scale2, NONE, FOCUS, HEAD, BLOCK_N,
+                    gain_rows, False, scale2, NONE, FOCUS, WGMMA, HEAD, BLOCK_N,
                 )  # fmt: skip
                 rest = here & ~active
                 _store(out, focus, o, before, after, at_m, columns, rest, rest, FOCUS, HEAD, BLOCK_D)

@@ -13,6 +13,9 @@ import triton.language as tl
 
 from .tilt import ADDITIVE, CONSERVING, FLOOR, INTERPRETED, SHARE, TARGET, fold, fold_region, fold_sum, over, product
 
+# Triton 3.6 fails to compile for Hopper a loop that it pipelines and whose products lie behind an `if`.
+ONE_STAGE = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7))
+
 
 @triton.jit
 def load_rows(base, first, at, columns, stride, limit, HEAD: tl.constexpr, BLOCK_D: tl.constexpr):
@@ -65,7 +68,7 @@ def empty_group(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
 @triton.jit
 def in_order(
     q, k, v, weights, at, columns, position, first, tiles, k_stride, v_stride, length, start, n, gain, tilts, scale2,
-    LAW: tl.constexpr, FOCUS: tl.constexpr, HEAD: tl.constexpr, BLOCK_N: tl.constexpr,
+    LAW: tl.constexpr, FOCUS: tl.constexpr, WGMMA: tl.constexpr, HEAD: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """All keys in their order, under additive with the tilt of `gain` [M] if `tilts`. Gives out [M, D] and the
     focus before and after [M], float32."""
@@ -73,23 +76,32 @@ def in_order(
     r_sum, m_base, base, r_base = total, m, total, total
     gain = tl.broadcast_to(gain[:, None], [q.shape[0], BLOCK_N])  # here, not in the loop: it changes layout once
     v_keys = tl.where(tilts, n + (BLOCK_N - 1), 0)  # where a tile that meets the field may begin
+    # Without wgmma, Triton 3.6 writes the sums out twice, for tiles with a tilt and without, unless the mask follows.
+    MASK_FIRST: tl.constexpr = FOCUS or WGMMA or LAW != ADDITIVE
     tl.assume(tiles > 0)
     for tile in range(0, tiles):
         key = tile * BLOCK_N
         k_tile = load_rows(k, key, at, columns, k_stride, length, HEAD, q.shape[1])
-        v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
         z = product(q, tl.trans(k_tile))
-        z = causal(z, key, at, position, first, BLOCK_N)
+        if MASK_FIRST:
+            z = causal(z, key, at, position, first, BLOCK_N)
         if FOCUS:
-            region = (load_field(weights, key, at, start, n) > 0)[None, :]
+            weight = load_weights(weights, key, at, start, n)
+            region = (weight > 0)[None, :]
             if LAW == ADDITIVE:
                 p, shrink, m_base, base = fold_sum(z, m_base, base, scale2)
                 r_base = fold_region(p, region, r_base, shrink)
         if LAW == ADDITIVE:  # noqa: SIM102 (decided by the compiler, and on the card)
             if (key - start + (BLOCK_N - 1)).to(tl.uint32) < v_keys.to(tl.uint32):
-                weight = load_weights(weights, key, at, start, n)
+                if not FOCUS:
+                    weight = load_weights(weights, key, at, start, n)
                 z = tl.fma(tl.broadcast_to(weight[None, :], z.shape), gain, z)
-        p, shrink, m, total, acc = fold(z, v_tile, m, total, acc, scale2)
+        if not MASK_FIRST:
+            z = causal(z, key, at, position, first, BLOCK_N)
+        p, shrink, m, total = fold_sum(z, m, total, scale2)
+        # Asked for here, V's tile takes no registers while the scores, and with focus both sums of them, take theirs.
+        v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
+        acc = product(p.to(v_tile.dtype), v_tile, acc * shrink[:, None])
         if FOCUS:
             r_sum = fold_region(p, region, r_sum, shrink)
     after = r_sum / total
@@ -114,21 +126,25 @@ def _sum_visual(
     m, total, acc = empty_group(q.shape[0], q.shape[1])
     m_r, total_r, acc_r = m, total, acc
     m_base, base, r_base, r_sum = m, total, total, total
-    gaps = tl.zeros([BLOCK_N], tl.int32)
+    gaps = 0
+    if LAW == CONSERVING:
+        gaps = tl.zeros([BLOCK_N], tl.int32)
     tile_first = start // BLOCK_N
     tile_end = tl.minimum(tiles, tl.cdiv(start + n, BLOCK_N))
+    STAGES: tl.constexpr = 1 if ONE_STAGE and LAW != CONSERVING else None  # None: the launch's
     tl.assume(tile_end > tile_first)
-    for tile in range(tile_first, tile_end):
+    for tile in tl.range(tile_first, tile_end, num_stages=STAGES):
         key = tile * BLOCK_N
         k_tile = load_rows(k, key, at, columns, k_stride, length, HEAD, q.shape[1])
-        v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
         weight = load_field(weights, key, at, start, n).to(tl.float32)
         on_v = load_field(visual, key, at, start, n) != 0
         region = weight > 0
         tilt = weight * gain
         undo = tl.exp2(-tilt * scale2)[None, :]
         if MIXED:
-            gaps += tl.where((key + at >= start) & (key + at < start + n) & ~on_v, 1, 0)
+            between = (key + at >= start) & (key + at < start + n) & ~on_v
+            if LAW == CONSERVING:
+                gaps += tl.where(between, 1, 0)
         z = product(q, tl.trans(k_tile))
         if MIXED:  # (else the rows lie behind V)
             z = causal(z, key, at, position, first, BLOCK_N)
@@ -139,6 +155,7 @@ def _sum_visual(
                 if FOCUS:
                     r_base = fold_region(p, region[None, :], r_base, shrink)
             t = z + tl.where(on_v, tilt, float("-inf"))[None, :]
+            v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
             p, shrink, m, total, acc = fold(t, v_tile, m, total, acc, scale2)
             if FOCUS:
                 r_sum = fold_region(p, region[None, :], r_sum, shrink)
@@ -147,7 +164,14 @@ def _sum_visual(
                 if FOCUS:
                     r_base = fold_region(p * undo, region[None, :], r_base, shrink)
         else:
-            both = tl.sum(tl.where(region, 1, tl.where(on_v, BLOCK_N * 2, 0)), 0)  # counts of R and of B in one sum
+            count = tl.where(region, 1, tl.where(on_v, BLOCK_N * 2, 0))  # of R, of B and of the gaps, in one sum
+            if MIXED:
+                count = tl.where(between, BLOCK_N * BLOCK_N * 4, count)
+            both = tl.sum(count, 0)
+            if MIXED:
+                gaps += both // (BLOCK_N * BLOCK_N * 4)
+                both = both % (BLOCK_N * BLOCK_N * 4)
+            v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
             if both >= BLOCK_N * 2:
                 t = z + tl.where(on_v & (weight <= 0), tilt, float("-inf"))[None, :]
                 p, shrink, m, total, acc = fold(t, v_tile, m, total, acc, scale2)
@@ -158,7 +182,9 @@ def _sum_visual(
                 p, shrink, m_r, total_r, acc_r = fold(t, v_tile, m_r, total_r, acc_r, scale2)
                 if FOCUS or LAW == SHARE:
                     r_base = tl.fma(r_base, shrink, tl.sum(p * undo, 1))
-    return m, total, acc, m_r, total_r, acc_r, m_base, base, r_base, r_sum, tl.sum(gaps, 0)
+    if LAW == CONSERVING:
+        gaps = tl.sum(gaps, 0)
+    return m, total, acc, m_r, total_r, acc_r, m_base, base, r_base, r_sum, gaps
 
 
 @triton.jit
@@ -202,11 +228,11 @@ def _add_text(
     """The text keys of one tile join the group (m, total, acc). had, has: sums in its units; under target, had is
     the group's sum without the tilt."""
     k_tile = load_rows(k, key, at, columns, k_stride, length, HEAD, q.shape[1])
-    v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
     z = product(q, tl.trans(k_tile))
     if (key + BLOCK_N > first + 1) | ((key + BLOCK_N > start) & (key < start + n)):
         text = load_field(visual, key, at, start, n) == 0
         z = tl.where(text[None, :] & ((key + at)[None, :] <= position[:, None]), z, float("-inf"))
+    v_tile = load_rows(v, key, at, columns, v_stride, length, HEAD, q.shape[1])
     p, shrink, m, total, acc = fold(z, v_tile, m, total, acc, scale2)
     if FOCUS:
         had, has = had * shrink, has * shrink
