@@ -14,14 +14,14 @@ names is the target: any of the target's words, before any word of another fact.
 - Free: the model answers as it likes, in at most 60 tokens. One fact of each prompt is the target. Here an answer is
   also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
 
-SmolLM2 is steered as `steer-ros tune text` found it best, by smollm2/steering.json: conserving with a strength of its own
-for each of its 270 heads, learnt on prompts of other kinds, wordings and values (`text_prompts.TUNING`), and contrast.
-That command judges what it learns on kinds of prompts that did not teach: 100.0% of 960 answers there, with one alpha
-for all heads (SETTING, which other models get) 97.8%. The judged prompts have seen five settings. The four before, each
-with one alpha: without contrast alpha 4 had 91.6% (`--alpha 4 --schedule constant`), and alpha 6 on layers 8 to 29,
-which did better on the tuning prompts, 90.2% (`--alpha 6 --gate layers=8-29 --schedule constant`); contrast that did
-not follow the model's doubt had 96.3%, numbers 76.9%, colours 97.2%; SETTING has 96.3%, numbers 83.3%, colours 91.7%,
-and 87.0% free (`--alpha 4`).
+SmolLM2 is steered as `steer-ros tune text` found it best, by smollm2/steering.json: conserving with a strength of its
+own for each of its 270 heads, learnt on prompts of other kinds, wordings and values (`text_prompts.TUNING`), and
+contrast. That command judges what it learns on kinds of prompts that did not teach: 100.0% of 960 answers there, with
+one alpha for all heads (SETTING, which other models get) 97.8%. The judged prompts have seen five settings. The four
+before, each with one alpha: without contrast alpha 4 had 91.6% (`--alpha 4 --schedule constant`), and alpha 6 on
+layers 8 to 29, which did better on the tuning prompts, 90.2% (`--alpha 6 --gate layers=8-29 --schedule constant`);
+contrast that did not follow the model's doubt had 96.3%, numbers 76.9%, colours 97.2%; SETTING has 96.3%, numbers
+83.3%, colours 91.7%, and 87.0% free (`--alpha 4`).
 """
 
 from __future__ import annotations
