@@ -1,6 +1,7 @@
 """`steer-ros evaluate steering`: arguments refused in one line, JSON, reports, and extras that install themselves."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,38 @@ def test_a_missing_extra_is_installed_and_said(monkeypatch):
     arguments, pins = ran[0]
     assert arguments[:4] == [sys.executable, "-m", "pip", "install"] and arguments[-1] == "paper-extra>=1"
     assert "numpy==" in pins and "torch==" in pins  # what is there stays as it is
+
+
+def test_what_transformers_looks_for_at_import_is_installed_and_the_process_begins_anew(monkeypatch):
+    installed, begun = [], []
+
+    def install(packages):
+        installed.extend(packages)
+        monkeypatch.setitem(sys.modules, packages[0], ModuleType(packages[0]))
+        return ""
+
+    monkeypatch.setattr(extras, "_install", install)
+    monkeypatch.setattr(os, "execv", lambda program, arguments: begun.append((program, arguments)))
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-m", "steer_ros.cli", "evaluate"])
+    extras.need_at_import(["json"], lambda _: None)
+    assert not installed and not begun
+    extras.need_at_import(["json", "paper_late"], lambda _: None)
+    assert installed == ["paper_late"]
+    assert begun == [(sys.executable, [sys.executable, "-m", "steer_ros.cli", "evaluate"])]
+
+
+def test_a_suite_that_needs_packages_asks_before_its_work(monkeypatch):
+    order = []
+    monkeypatch.setattr(command, "need_at_import", lambda modules, say: order.append(tuple(modules)))
+    monkeypatch.setattr(command, "run_suite", lambda name, options: order.append(name) or {})
+    assert cli.main(["evaluate", "steering", "--suite", "text"]) == 0
+    assert order == [("gguf", "accelerate"), "text"]
+    order.clear()
+    assert cli.main(["evaluate", "steering", "--suite", "text", "--reasoning", "a/model"]) == 0
+    assert order == [(), "text"]
+    order.clear()
+    assert cli.main(["evaluate", "steering", "--suite", "harm"]) == 0
+    assert order == ["harm"]
 
 
 @pytest.mark.parametrize(

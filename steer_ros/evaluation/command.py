@@ -14,13 +14,14 @@ import torch
 from ..lab.demo_plan import FIRST_TRAINING_SEED
 from ..models.loading import ModelLoadError
 from ..steering import LAW_NAMES, UnsteerableModelError
-from .extras import ExtraError
+from .extras import ExtraError, need_at_import
 from .options import Options
 from .report import write_report
 from .settings import FIELDS, UNSTEERED, override
 from .stats import Row
 
-# suite -> its module: run(options: Options) -> {key: {"value", "n", "low", "high"}}, and KEYS: {key: what it says}
+# suite -> its module: run(options: Options) -> {key: {"value", "n", "low", "high"}}, KEYS: {key: what it says}, and
+# perhaps needs(options) -> modules for `need_at_import`
 SUITES = {
     "redirect": "steer_ros.evaluation.redirect",
     "refer": "steer_ros.evaluation.refer",
@@ -59,6 +60,10 @@ def main(args: argparse.Namespace) -> int:
     names = list(SUITES) if args.suite == "all" else [args.suite]
     try:
         options = options_of(args)
+        for name in names:
+            needs = getattr(importlib.import_module(SUITES[name]), "needs", None)
+            if needs is not None:
+                need_at_import(needs(options), options.progress)
         for path in filter(None, (args.json, args.report)):
             path.parent.mkdir(parents=True, exist_ok=True)
     except ERRORS as error:

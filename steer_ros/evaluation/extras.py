@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,23 @@ def need(module: str, *packages: str, say: Callable[[str], None] | None = None) 
             f"install it by hand: {sys.executable} -m pip install {' '.join(packages)}"
         )
     return found
+
+
+def need_at_import(modules: Sequence[str], say: Callable[[str], None] | None = None) -> None:
+    """Install what is missing of modules that Transformers looks for when it is imported, and begin this process anew.
+
+    For a command, before its work: it starts again with the same arguments, and then sees them.
+
+    Raises:
+        ExtraError: as `need`.
+    """
+    missing = [module for module in modules if _import(module) is None]
+    for module in missing:
+        need(module, say=say)
+    if missing:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _import(module: str) -> ModuleType | None:

@@ -43,7 +43,7 @@ from .options import Options
 from .settings import UNSTEERED, Setting, override
 from .stats import Row
 from .tally import Tally
-from .text_model import SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
+from .text_model import NEEDS, SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
 from .text_prompts import JUDGED, Prompt, draw_prompts, mentions
 
 SEED = 440_000
@@ -192,10 +192,19 @@ def _answers(
     return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule, setting.gain)
 
 
+def needs(options: Options) -> tuple[str, ...]:
+    """Modules that must be there when Transformers is imported."""
+    return NEEDS if _wants_smollm2(options) else ()
+
+
+def _wants_smollm2(options: Options) -> bool:
+    return options.reasoning is None or options.reasoning.startswith("builtin:")
+
+
 def model_of(options: Options) -> tuple[TextModel, Path, Path]:
     """SmolLM2, or the reasoner that was asked for; the built-in one knows no words but the bench's. Also the folder of
     its weights, and the one of its steering.json."""
-    if options.reasoning is None or options.reasoning.startswith("builtin:"):
+    if _wants_smollm2(options):
         return load_smollm2(options.progress, options.device), smollm2_folder(options.progress), SMOLLM2_HOME
     reasoner = Reasoner.from_pretrained(options.reasoning, options.device)
     reasoner.close()

