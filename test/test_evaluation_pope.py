@@ -205,6 +205,13 @@ def test_errors_cut(right, plain, cut):
     assert pope.errors_cut(np.array(right), np.array(plain)) == cut
 
 
+def test_errors_that_perception_has_right():
+    import numpy as np
+
+    assert pope.errors_followed(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 1])) == 0.5
+    assert pope.errors_followed(np.array([0, 0]), np.array([1, 1])) == 0.0
+
+
 def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch):
     def refuse(self, fact):
         raise AssertionError("a region from truth")
@@ -212,7 +219,9 @@ def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch)
     monkeypatch.setattr(Case, "box", refuse)
     rows = pope.run(options)
     assert set(rows) == set(pope.KEYS)
-    assert {"adversarial_gain", "adversarial_errors_cut", "yes_share_shift"} <= set(rows)
+    assert {"adversarial_gain", "adversarial_errors_cut", "adversarial_errors_followed", "yes_share_shift"} <= set(
+        rows
+    )
     assert all(set(row) == {"value", "n", "low", "high"} for row in rows.values())
     assert rows["adversarial_accuracy"]["value"] >= 0.5
     assert rows["malformed"]["value"] == 0.0

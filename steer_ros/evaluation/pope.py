@@ -63,6 +63,8 @@ KEYS = {
     "yes_share_shift": "share of yes on the adversarial split, steered less unsteered",
     "adversarial_gain_random_region": "the gain when a region of the same size elsewhere is steered to",
     "adversarial_accuracy_perception": "accuracy there if the answer were yes whenever perception finds the name",
+    "adversarial_errors_followed": "of the unsteered errors there, those where perception has it right: the most that "
+    "following it could take away",
     "malformed": "steered answers that are neither yes nor no",
     "region_found": "questions for which perception gave a region",
     **{
@@ -103,6 +105,8 @@ def run(options: Options) -> dict[str, Row]:
         "adversarial_right_random_region", "adversarial_right_unsteered"
     )
     rows["adversarial_accuracy_perception"] = tally.share("adversarial_right_perception")
+    followed = tally.values("adversarial_right_perception")
+    rows["adversarial_errors_followed"] = bootstrap(errors_followed, followed, plain, groups=scenes)
     rows["adversarial_errors_cut"] = bootstrap(errors_cut, right, plain, groups=scenes)
     rows["yes_share_shift"] = tally.less("adversarial_yes", "adversarial_yes_unsteered")
     return {key: rows[key] for key in KEYS}
@@ -112,6 +116,12 @@ def errors_cut(right: np.ndarray, plain: np.ndarray) -> float:
     """1 − errors steered / errors unsteered; 0 where there was nothing to mend and nothing was broken."""
     before, after = float((1 - plain).sum()), float((1 - right).sum())
     return 0.0 if before == after else 1 - after / before if before else -float("inf")
+
+
+def errors_followed(right: np.ndarray, plain: np.ndarray) -> float:
+    """Of what is wrong in `plain`, the part that is right in `right`; 0 where nothing is wrong."""
+    wrong = 1 - plain
+    return float((right * wrong).sum() / wrong.sum()) if wrong.any() else 0.0
 
 
 def measured(tally: Tally, measure: str, split: str, way: str) -> Row:
