@@ -169,6 +169,20 @@ def test_a_suite_that_needs_packages_asks_before_its_work(monkeypatch):
     assert order == ["harm"]
 
 
+def test_a_package_that_cannot_be_had_stops_its_suite_alone(monkeypatch, capsys):
+    def refuse(*_):
+        raise extras.ExtraError("accelerate is missing")
+
+    ran = []
+    monkeypatch.setattr(command, "SUITES", {name: command.SUITES[name] for name in ("harm", "text")})
+    monkeypatch.setattr(command, "need_at_import", refuse)
+    monkeypatch.setattr(
+        command, "run_suite", lambda name, options: refuse() if name == "text" else ran.append(name) or {}
+    )
+    assert cli.main(["evaluate", "steering", "--suite", "all"]) == 1
+    assert ran == ["harm"] and "text: accelerate is missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "result", [SimpleNamespace(returncode=1, stdout="", stderr="x\nERROR: no such thing\n"), OSError("no pip")]
 )

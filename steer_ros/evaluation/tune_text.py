@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,10 @@ from .extras import need_at_import
 from .learning import attending
 from .options import Options
 from .settings import Setting
-from .stats import Row
 from .tally import Tally
 from .text import SETTING, Batch, batches, judge_begun, model_of, needs
 from .text_model import FULL, Reading, TextModel, all_threads
-from .text_prompts import TUNING, Kind, draw_prompts
+from .text_prompts import TUNING, Kind, Prompt, draw_prompts
 
 SEED, JUDGED_SEED = 7, 11
 BATCH = 12
@@ -69,16 +69,14 @@ def tune(args: argparse.Namespace) -> dict[str, object]:
     all_threads()
     model, weights, home = model_of(options)
     home = args.out or home
+    before = load_tuned(home, weights=weights)  # a wrong one is told before minutes of work
     halves = TUNING[::2], TUNING[1::2]
     fixed, learnt = Tally(), Tally()
     for taught, judged in (halves, halves[::-1]):
         gains = learn(model, taught, args.prompts, args.steps, args.seed)
         for tally, setting in ((fixed, SETTING), (learnt, setting_of(gains))):
             judge(model, judged, args.prompts, setting, tally)
-    rows: dict[str, object] = {
-        "fixed": share(fixed),
-        "learnt": share(learnt),
-    }
+    rows: dict[str, object] = {"fixed": fixed.share("steered"), "learnt": learnt.share("steered")}
     better = rows["learnt"]["value"] > rows["fixed"]["value"]
     said = (
         f"steer-ros tune text: {rows['learnt']['value']:.1%} of {rows['learnt']['n']} answers name the fact that is "
@@ -86,12 +84,11 @@ def tune(args: argparse.Namespace) -> dict[str, object]:
         f"{'kept' if better else 'not better, so not used'}"
     )
     print(said)
-    before = load_tuned(home, weights=weights) or Tuned(SETTING.law, schedule=SETTING.schedule)
-    found = {**before.found, "text": said}
     if better:
-        gains = learn(model, TUNING, args.prompts, args.steps, args.seed)
-        best = setting_of(gains)
-        tuned = Tuned(best.law, schedule=best.schedule, strength=best.strength, found=found, heads=before.heads)
+        best = setting_of(learn(model, TUNING, args.prompts, args.steps, args.seed))
+        tuned = Tuned(best.law, schedule=as_schedule(best.schedule), strength=best.strength, found={"text": said})
+        if before is not None:
+            tuned = replace(tuned, found={**before.found, "text": said}, heads=before.heads)
         print(save_tuned(home, tuned, weights=weights))
     rows["seconds"] = time.perf_counter() - started
     if args.json:
@@ -172,10 +169,5 @@ def judge(model: TextModel, kinds: Sequence[Kind], prompts: int, setting: Settin
         judge_begun(model, batch, model.read(batch.laid), setting, tally)
 
 
-def share(tally: Tally) -> Row:
-    """Of the answers, those that name the fact steered to first."""
-    return tally.share("steered")
-
-
-def _drawn(kinds: Sequence[Kind], prompts: int, seed: int):
+def _drawn(kinds: Sequence[Kind], prompts: int, seed: int) -> list[Prompt]:
     return draw_prompts(kinds, prompts * len(kinds), seed)

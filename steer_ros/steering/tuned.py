@@ -11,9 +11,8 @@
 ``model`` is the fingerprint of the folder's weights: a file that was found for other weights is refused, since heads
 and strengths of one model mean nothing to another. ``adaptive``: the law's alpha is multiplied, head by head, by what
 the network in strength.safetensors beside it says (`steer_ros.steering.strength`). ``gains``: or by what this table
-says, a row of query heads for each layer; null if there is none. ``heads``: those that were
-discovered, whether or not the gate is theirs; null if none were looked for. ``found`` is for people: the commands and
-what they measured.
+says, a row of query heads for each layer; null if there is none. ``heads``: those that were discovered, whether or not
+the gate is theirs; null if none were looked for. ``found`` is for people: the commands and what they measured.
 """
 
 from __future__ import annotations
