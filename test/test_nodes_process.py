@@ -121,3 +121,27 @@ def test_a_signal_just_before_the_executor_waits_is_a_clean_end(context, code):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SLOW, check=False)
     assert ended.returncode == code, ended.stderr
     assert ("Traceback" in ended.stderr) == bool(code)
+
+
+INTERRUPTED_IN_SPIN = """
+import signal, sys, time, rclpy
+from rclpy.executors import SingleThreadedExecutor
+from steer_ros.nodes.process import run
+
+def spin(self):
+    signal.raise_signal(signal.SIGINT)
+    end = time.monotonic() + float(sys.argv[1])
+    while rclpy.ok() and time.monotonic() < end:
+        pass
+    print("not torn, shut down" if not rclpy.ok() else "not torn, still up")
+
+SingleThreadedExecutor.spin = spin
+sys.exit(run(lambda: []))
+"""
+
+
+def test_an_interrupt_shuts_down_and_tears_nothing_that_the_executor_does():
+    """An exception at any point of a spin once left rclpy's half-built task to complain of its missing attributes."""
+    command = [sys.executable, "-c", INTERRUPTED_IN_SPIN, str(BOUND)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * SLOW, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "not torn, shut down"), ended.stderr

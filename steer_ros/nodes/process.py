@@ -23,7 +23,8 @@ def one_interrupt() -> Iterator[Callable[[], None]]:
     """Only the first SIGINT raises KeyboardInterrupt, and none once the given function has been called.
 
     Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch: the second must not tear the clean-up.
-    Enter before rclpy.init, whose own handler then calls this one.
+    Enter before rclpy.init, whose own handler then calls this one; it also shuts the context down, and that alone is
+    what ends a spinning executor: an exception out of nowhere would tear whatever rclpy is building at that moment.
     """
     heeded = False
 
@@ -65,7 +66,9 @@ def run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None = 
         return _run(make_nodes, args, no_more_interrupts)
 
 
-def _run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, ending: Callable[[], None]) -> int:
+def _run(
+    make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, no_more_interrupts: Callable[[], None]
+) -> int:
     rclpy.init(args=args)
     nodes: list[SteerNode] = []
     try:
@@ -76,6 +79,7 @@ def _run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, 
         # In reverse: whoever is fed is ready before whoever feeds.
         for node in reversed(nodes):
             node.autostart()
+        no_more_interrupts()
         executor.spin()
     except StartError:
         return 2  # the node has logged the line that says why
@@ -88,7 +92,7 @@ def _run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, 
         if rclpy.ok():
             raise
     finally:
-        ending()
+        no_more_interrupts()
         for node in nodes:
             node.end()
         rclpy.try_shutdown()

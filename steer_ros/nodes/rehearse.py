@@ -25,6 +25,7 @@ from rclpy.utilities import remove_ros_args
 from steer_ros.msg import ActionText, RoiMaskArray
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import read_masks, stamp_of
+from steer_ros.nodes.process import one_interrupt
 from steer_ros.nodes.replay import Replay
 
 MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
@@ -144,13 +145,19 @@ def main(args: Sequence[str] | None = None) -> int:
     """Rehearse a bag; 0, or 1 with one line that says what did not come in time, or 2 for wrong arguments."""
     given = list(sys.argv if args is None else ["rehearse", *args])
     options = parse(remove_ros_args(given)[1:])
-    rclpy.init(args=given)
+    with one_interrupt() as no_more_interrupts:
+        return _run(options, given, no_more_interrupts)
+
+
+def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: Callable[[], None]) -> int:
+    rclpy.init(args=args)
     rehearsal = None
     try:
         cues = json.loads(options.cues.read_text(encoding="utf-8")) if options.cues else []
         rehearsal = Rehearsal(
             options.bag, cues, lambda turn: print(json.dumps(turn), flush=True), timeout=options.timeout
         )
+        no_more_interrupts()
         rehearsal.play()
         return 0
     except RehearsalError as error:
@@ -161,7 +168,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
+    except RuntimeError:  # as in process.py: shut down while it was about to wait
+        if rclpy.ok():
+            raise
+        return 130
     finally:
+        no_more_interrupts()
         if rehearsal is not None:
             rehearsal.end()
         rclpy.try_shutdown()

@@ -249,7 +249,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(options, given, no_more_interrupts)
 
 
-def _run(options: argparse.Namespace, args: Sequence[str], ending: Callable[[], None]) -> int:
+def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: Callable[[], None]) -> int:
     rclpy.init(args=args)
     replay = None
     try:
@@ -262,6 +262,7 @@ def _run(options: argparse.Namespace, args: Sequence[str], ending: Callable[[], 
             clock=not options.no_clock,
             frame_topic=options.frames,
         )
+        no_more_interrupts()
         report = replay.play()
         print(report, flush=True)
         return 1 if options.lockstep and report.frames and not report.actions else 0
@@ -275,7 +276,7 @@ def _run(options: argparse.Namespace, args: Sequence[str], ending: Callable[[], 
             raise
         return 0
     finally:
-        ending()
+        no_more_interrupts()
         if replay is not None:
             replay.end()
         rclpy.try_shutdown()
