@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..lab.samples import Sample
-from ..lab.train_vision import to_patches, tower_forward
+from ..lab.train_vision import mixed_precision, to_patches, tower_forward
 from .vqa_data import BARE, CELLS, COLOURS, SHAPES, Mosaic, Question, Tile
 
 OPENING = "I see a"  # what a thought says before it names the shape
@@ -85,7 +85,7 @@ def encode_mosaics(tower: nn.Module, mosaics: Sequence[Mosaic], batch: int = 24)
         tokens = torch.empty(len(same), (side * CELLS) ** 2, tower.config.hidden_size, dtype=torch.float16)
         for i in range(0, len(same), batch):
             x = torch.from_numpy(np.stack([m.image for m in same[i : i + batch]]))
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision():
                 tokens[i : i + batch] = tower_forward(tower, to_patches(x), x.shape[1] // 14, x.shape[2] // 14)
         made.tokens += tokens.unbind()
         made.bare += [torch.from_numpy(m.cover < BARE) for m in same]

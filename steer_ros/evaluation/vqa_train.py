@@ -26,7 +26,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig, Qwen2VLFo
 
 from ..lab.train import save_r1, save_vl, settle_scale
 from ..lab.train_language import r1_forward, train_language
-from ..lab.train_vision import to_patches, tower_forward
+from ..lab.train_vision import mixed_precision, to_patches, tower_forward
 from ..lab.vocabulary import r1_tokenizer, vl_tokenizer
 from ..models.bridge import Bridge
 from ..models.perceiver import Perceiver
@@ -125,7 +125,7 @@ def train_tower(tower: nn.Module, tiles: Sequence[Tile], *, steps: int, minutes:
         if rng.random() < 0.5:  # mirrored left to right
             x = x.flip(2)
             target = target.view(batch, side * CELLS, side * CELLS).flip(2).flatten(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             tokens = tower_forward(tower, to_patches(x), x.shape[1] // 14, x.shape[2] // 14)
         logits = head(tokens.float()).flatten(0, 1)
         target = target.flatten()

@@ -119,7 +119,7 @@ def _parts(shape: str) -> list[tuple[np.ndarray, float]]:
     raise ValueError(f"shape={shape!r}: no outline is known for it")
 
 
-def _place(points: np.ndarray, obj: SceneObject, scene: Scene, width: int, height: int) -> np.ndarray:
+def place_points(points: np.ndarray, obj: SceneObject, scene: Scene, width: int, height: int) -> np.ndarray:
     """Object units to pixels, ``[n, 2]`` float."""
     a = np.radians(obj.angle)
     rotation = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
@@ -128,7 +128,7 @@ def _place(points: np.ndarray, obj: SceneObject, scene: Scene, width: int, heigh
     return points @ rotation.T * scale + np.array([cx * width, cy * height])
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
+def fixed_points(points: np.ndarray) -> np.ndarray:
     """Pixel coordinates (pixel centres at .5) to OpenCV's fixed-point integers (pixel centres at .0)."""
     return np.round((points - 0.5) * (1 << _SUBPIXEL)).astype(np.int32)
 
@@ -147,7 +147,7 @@ def _light(scene: Scene, width: int, height: int) -> np.ndarray:
     return (scene.light * (1.0 + scene.light_slope * (x + y)))[..., None].astype(np.float32)
 
 
-def _amodal_area(outline: np.ndarray) -> float:
+def silhouette_area(outline: np.ndarray) -> float:
     """Area of the silhouette in pixels, unclipped."""
     x, y = outline[:, 0], outline[:, 1]
     return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
@@ -171,23 +171,23 @@ def render(scene: Scene, width: int = SIDE, height: int = SIDE, *, noise_seed: i
     drawn = []
     for index, obj in enumerate(scene.objects):
         base = np.float32(_RGB[obj.colour]) + np.float32(obj.tone)
-        parts = [(_place(points, obj, scene, width, height), gain) for points, gain in _parts(obj.shape)]
+        parts = [(place_points(points, obj, scene, width, height), gain) for points, gain in _parts(obj.shape)]
         shadow = parts[0][0] + np.float32([0.03, 0.03]) * obj.size * 4 * min(width, height)
         _blend(canvas, shadow, None, 0.72)
         for points, gain in parts:
             _blend(canvas, points, np.clip(base * gain, 0, 255), 1.0)
         silhouette = np.zeros((height, width), np.uint8)
         for points in (parts[0][0], parts[-1][0] if obj.shape == "flask" else parts[1][0]):
-            cv2.fillPoly(silhouette, [_fixed(points)], 1, cv2.LINE_8, _SUBPIXEL)
+            cv2.fillPoly(silhouette, [fixed_points(points)], 1, cv2.LINE_8, _SUBPIXEL)
         owner[silhouette > 0] = index
-        drawn.append((obj, int(silhouette.sum()), _amodal_area(parts[0][0])))
+        drawn.append((obj, int(silhouette.sum()), silhouette_area(parts[0][0])))
     image = canvas * _light(scene, width, height)
     if scene.noise > 0:
         rng = np.random.default_rng([scene.seed, 2] if noise_seed is None else [noise_seed, 3])
         noise = rng.standard_normal((height, width, 3), dtype=np.float32)
         image = image + noise * scene.noise
     image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
-    truths = tuple(_truth(obj, owner == i, inside, area) for i, (obj, inside, area) in enumerate(drawn))
+    truths = tuple(truth_of(obj, owner == i, inside, area) for i, (obj, inside, area) in enumerate(drawn))
     return RenderedScene(image, truths, scene)
 
 
@@ -199,14 +199,14 @@ def _blend(canvas: np.ndarray, points: np.ndarray, colour: np.ndarray | None, op
     if x0 >= x1 or y0 >= y1:
         return
     cover = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    cv2.fillPoly(cover, [_fixed(points - (x0, y0))], 255, cv2.LINE_AA, _SUBPIXEL)
+    cv2.fillPoly(cover, [fixed_points(points - (x0, y0))], 255, cv2.LINE_AA, _SUBPIXEL)
     alpha = cover[..., None].astype(np.float32) / 255.0
     part = canvas[y0:y1, x0:x1]
     target = part * opacity if colour is None else np.float32(colour)
     part += alpha * (target - part)
 
 
-def _truth(obj: SceneObject, visible: np.ndarray, inside: int, area: float) -> Truth:
+def truth_of(obj: SceneObject, visible: np.ndarray, inside: int, area: float) -> Truth:
     count = int(visible.sum())
     if count == 0:
         return Truth(obj.id, obj.colour, obj.shape, None, visible, 0.0)

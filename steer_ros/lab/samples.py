@@ -19,7 +19,7 @@ from .phrases import grounding_answer, grounding_query, grounding_request
 from .render import SIDE, render
 from .scene import make_scene
 from .targets import BARE, CELL
-from .train_vision import to_patches, tower_forward
+from .train_vision import mixed_precision, to_patches, tower_forward
 
 
 @dataclass
@@ -57,7 +57,7 @@ def encode_scenes(tower: nn.Module, seeds: range, workers: int = 2, batch: int =
 
     def flush() -> None:
         x = torch.from_numpy(np.stack(images))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), mixed_precision():
             out = tower_forward(tower, to_patches(x), x.shape[1] // 14, x.shape[2] // 14)
         tokens.append(out.to(torch.float16))
         images.clear()

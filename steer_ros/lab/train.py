@@ -1,8 +1,9 @@
 """`steer-ros train`: make the built-in models lab-vl and lab-r1 from nothing but the renderer.
 
-Three stages, each resumable: the vision tower (dense supervision), then lab-vl's language model and lab-r1 with its
-bridge, both on the frozen tower's tokens. Training scenes have seeds from 900,000 up; everything else (held-out
-scenes, demo, tests) stays below.
+Four stages, each resumable: the vision tower (dense supervision), then lab-vl's language model and lab-r1 with its
+bridge, both on the frozen tower's tokens, then the tower once more, so that it gives these tokens for scenes of other
+styles and formats too. Training scenes have seeds from 900,000 up; everything else (held-out scenes, demo, tests)
+stays below.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,13 +30,15 @@ from .facts import PLACES
 from .render import SIDE
 from .samples import encode_scenes, grounding_sampler, instruction_sampler
 from .train_language import ROWS, r1_forward, train_language, vl_forward
+from .train_styles import train_styles
 from .train_vision import MEAN, STD, train_tower
 from .vocabulary import r1_tokenizer, vl_tokenizer
 
 log = logging.getLogger(__name__)
 
-STAGES = ("vision", "vl", "r1")
-VISION_SEED, LANGUAGE_SEED = 1_000_000, 2_000_000  # first seeds of the training scenes
+# Training scenes and steps of each, unless others are asked for.
+STAGES = {"vision": (16000, 2600), "vl": (16000, 4000), "r1": (16000, 6000), "styles": (6000, 4000)}
+VISION_SEED, LANGUAGE_SEED, STYLE_SEED = 1_000_000, 2_000_000, 3_000_000  # first seeds of the training scenes
 
 
 def new_vl(tokenizer) -> Qwen2VLForConditionalGeneration:
@@ -157,8 +161,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("lab-training"), help="folder of checkpoints, resumed from")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage, or all in their order")
     parser.add_argument("--minutes", type=float, default=45.0, help="wall-clock budget of each stage")
-    parser.add_argument("--steps", type=int, help="steps of each stage (default: 2600 vision, 4000 vl, 6000 r1)")
-    parser.add_argument("--scenes", type=int, default=16000, help="training scenes of each stage")
+    parser.add_argument(
+        "--steps", type=int, help="steps of each stage (default: 2600 vision, 4000 vl, 6000 r1, 4000 styles)"
+    )
+    parser.add_argument("--scenes", type=int, help="training scenes of each stage (default: 16000, styles 6000)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--undecided", type=float, default=0.5, help="weight of lab-r1's loss on deciding early")
@@ -167,13 +173,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the stages asked for."""
+    """Run the stages asked for. Returns 0, or 2 after one line."""
+    if args.stage == "styles" and not (args.out / "lab-vl" / "config.json").is_file():
+        print(f"steer-ros train: {args.out / 'lab-vl'}: no model here for styles to go on from", file=sys.stderr)
+        return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     for stage in STAGES if args.stage == "all" else (args.stage,):
+        scenes, steps = STAGES[stage]
+        its = argparse.Namespace(**{**vars(args), "scenes": args.scenes or scenes, "steps": args.steps or steps})
         torch.manual_seed(args.seed)
-        {"vision": _vision, "vl": _vl, "r1": _r1}[stage](args)
+        {"vision": _vision, "vl": _vl, "r1": _r1, "styles": _styles}[stage](its)
     return 0
 
 
@@ -182,7 +193,7 @@ def _vision(args: argparse.Namespace) -> None:
     train_tower(
         model.model.visual,
         scenes=args.scenes,
-        steps=args.steps or 2600,
+        steps=args.steps,
         minutes=args.minutes,
         workers=args.workers,
         first_seed=VISION_SEED,
@@ -229,7 +240,7 @@ def _vl(args: argparse.Namespace) -> None:
         text,
         data,
         grounding_sampler(tokenizer),
-        steps=args.steps or 4000,
+        steps=args.steps,
         minutes=args.minutes,
         seed=args.seed + 1,
         checkpoint=args.work / "vl.pt",
@@ -250,7 +261,7 @@ def _r1(args: argparse.Namespace) -> None:
         pair,
         data,
         instruction_sampler(tokenizer),
-        steps=args.steps or 6000,
+        steps=args.steps,
         minutes=args.minutes,
         seed=args.seed + 2,
         thin=0.5,
@@ -259,3 +270,18 @@ def _r1(args: argparse.Namespace) -> None:
     )
     model.set_attn_implementation("sdpa")
     save_r1(model.eval(), bridge, tokenizer, args.out / "lab-r1")
+
+
+def _styles(args: argparse.Namespace) -> None:
+    folder = args.out / "lab-vl"
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    train_styles(
+        model.model.visual.train(),
+        scenes=args.scenes,
+        steps=args.steps,
+        minutes=args.minutes,
+        workers=args.workers,
+        first_seed=STYLE_SEED,
+        checkpoint=args.work / "styles.pt",
+    )
+    save_vl(model.eval(), PreTrainedTokenizerFast.from_pretrained(folder), folder)

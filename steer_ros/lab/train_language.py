@@ -22,6 +22,7 @@ from .looks import Taps
 from .render import SIDE
 from .samples import Sample, TokenSet, thin_out
 from .targets import CELL
+from .train_vision import mixed_precision
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def train_language(
         kept = [thin_out(data.bare[i], rng) if rng.random() < thin else torch.ones_like(data.bare[i]) for i in pick]
         frames = [data.tokens[i][keep].float() for i, keep in zip(pick, kept)]
         objects = [data.owned(i)[:, keep] for i, keep in zip(pick, kept)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits, labels, weights, further = forward(samples, frames, objects)
         every = F.cross_entropy(logits.float(), labels, reduction="none")
         loss = (every * weights).sum() / weights.sum() + further

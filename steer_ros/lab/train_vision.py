@@ -49,6 +49,11 @@ def to_patches(
     return (x.float() * (gain.view(b, 1, 1, 1) / (255.0 * std)) - mean / std).flatten(2)
 
 
+def mixed_precision() -> torch.autocast:
+    """bfloat16 where the processor computes in it; elsewhere it is emulated, several times slower than float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def tower_forward(tower: nn.Module, patches: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
     """Qwen2-VL's vision tower over a batch of equal grids: ``[B, patches, 3*14*14]`` to ``[B, tokens, hidden]``.
 
@@ -90,24 +95,32 @@ class TokenHeads(nn.Module):
         self.box = nn.Linear(hidden, 4)
         self.digits = nn.Linear(hidden, 4 * 2 * 10)
 
-    def losses(self, tokens: torch.Tensor, kind: torch.Tensor, box: torch.Tensor, weight: torch.Tensor) -> dict:
-        """Losses of ``tokens [B, T, hidden]``; ``kind [B, T]``, ``box [B, T, 4]`` with NaN off the objects."""
+    def losses(
+        self, tokens: torch.Tensor, kind: torch.Tensor, box: torch.Tensor, weight: torch.Tensor, *, place: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """Losses of ``tokens [B, T, hidden]``; ``kind [B, T]``, ``box [B, T, 4]`` with NaN off the objects.
+
+        Rows and columns (``place``) are only asked for of a grid of as many as the heads were made for.
+        """
         x = self.norm(tokens.float())
         b, t, _ = x.shape
         cols = self.col.out_features
-        place = torch.arange(t)
         owned = ~box[..., 0].isnan()
         target = box[owned]
         mille = (target * 1000).clamp(0, 999).long()  # [n, 4]
         pairs = torch.stack([mille // 100, mille // 10 % 10], -1)  # [n, 4, 2]
         digits = self.digits(x[owned]).view(-1, 10)
-        return {
+        losses = {
             "kind": F.cross_entropy(self.kind(x).flatten(0, 1), kind.flatten(), weight=weight, ignore_index=-100),
-            "place": F.cross_entropy(self.row(x).flatten(0, 1), (place // cols).repeat(b))
-            + F.cross_entropy(self.col(x).flatten(0, 1), (place % cols).repeat(b)),
             "box": (self.box(x[owned]) - target).abs().mean(),
             "digits": F.cross_entropy(digits, pairs.flatten()),
         }
+        if place:
+            row, col = torch.arange(t) // cols, torch.arange(t) % cols
+            losses["place"] = F.cross_entropy(self.row(x).flatten(0, 1), row.repeat(b)) + F.cross_entropy(
+                self.col(x).flatten(0, 1), col.repeat(b)
+            )
+        return losses
 
 
 WEIGHTS = {"kind": 1.0, "place": 0.15, "box": 5.0, "digits": 0.3}
@@ -177,7 +190,7 @@ def train_tower(
             group["lr"] = lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         pick = torch.randint(scenes, (batch,), generator=generator)
         x, kind, box = augment(images[pick], kinds[pick], boxes[pick], generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             tokens = tower_forward(tower, x, rows, cols)
         losses = heads.losses(tokens, kind, box, weight)
         loss = sum(WEIGHTS[name] * value for name, value in losses.items())
