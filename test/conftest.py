@@ -1,7 +1,6 @@
 """Every test runs against the installed steer_ros, on a ROS domain of its own."""
 
 import os
-import platform
 import random
 import socket
 import sys
@@ -21,10 +20,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Without a GPU the Triton kernels run in Triton's interpreter, which is chosen when triton is imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-    # There NumPy multiplies. OpenBLAS's kernels for processors with FMA but no AVX-512 give a row or a column other
-    # bits when it stands elsewhere in the matrix; these do not. Read when numpy is imported.
-    if platform.machine() in ("x86_64", "AMD64"):
-        os.environ.setdefault("OPENBLAS_CORETYPE", "Sandybridge")
 
 
 def claim_domain():
