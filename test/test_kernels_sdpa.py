@@ -239,7 +239,7 @@ def test_regions_are_measured_beside_the_field():
 def test_without_strength_the_rows_are_plain(law, mark, n_rows, dtype, monkeypatch):
     """conserving with α = 0, share below what the region has: nothing moves. To the bit, but for share where PyTorch
     may sum in another order (one float32 row has the same): there to an ulp of the magnitudes that make out, float32
-    to two (1.9 on a processor without AVX-512); in float64, which it computes in another way, to some."""
+    to four (below one with AVX-512, 3.4 without); in float64, which it computes in another way, to some."""
     monkeypatch.setattr(parts, "FEWEST", 0)
     for seed in range(6):
         case = one_case(seed, law, n_rows)
@@ -250,7 +250,7 @@ def test_without_strength_the_rows_are_plain(law, mark, n_rows, dtype, monkeypat
             same = n_rows == 1 and dtype != torch.bfloat16
             if law == "share" and impl == "sdpa" and not same:
                 magnitudes, _ = replace(case, v=case.v.abs()).call(impl, dtype, law="none")
-                ulps = {torch.float64: 8, torch.float32: 2}.get(dtype, 1)
+                ulps = {torch.float64: 8, torch.float32: 4}.get(dtype, 1)
                 assert bool(((out - plain).abs() <= ulps * torch.finfo(dtype).eps * magnitudes).all())
             else:
                 assert torch.equal(out, plain)
