@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer_ros import cli
+from steer_ros.lab.frames import Frames, arrays_of
 from steer_ros.lab.render import render
 from steer_ros.lab.scene import SHAPES, Scene, SceneObject, make_scene
 from steer_ros.lab.styles import render_styled
-from steer_ros.lab.targets import token_targets
-from steer_ros.lab.train_styles import Frames, distillation, read_heads
+from steer_ros.lab.train_styles import distillation, read_heads
 from steer_ros.lab.truth import extent
 
 few = settings(max_examples=6, deadline=None)
@@ -61,9 +61,7 @@ def test_a_colour_stays_what_a_person_would_call_it(colour, low, high):
 
 
 def frames(pictures):
-    targets = [token_targets(picture) for picture in pictures]
-    stacked = (np.stack([getattr(t, name) for t in targets]) for name in ("kind", "box", "owner"))
-    return Frames(torch.from_numpy(np.stack([p.image for p in pictures])), *map(torch.from_numpy, stacked))
+    return Frames(*(torch.from_numpy(np.stack(arrays)) for arrays in zip(*map(arrays_of, pictures), strict=True)))
 
 
 def test_distillation_asks_nothing_where_the_two_pictures_differ():

@@ -13,6 +13,7 @@ from steer_ros.lab.render import render
 from steer_ros.lab.samples import Sample, grounding_sampler, instruction_sampler, thin_out
 from steer_ros.lab.scene import make_scene
 from steer_ros.lab.train_language import assemble, mrope_positions, r1_forward, vl_forward
+from steer_ros.lab.train_loop import TrainingRun
 from steer_ros.lab.train_vision import to_patches, tower_forward
 from steer_ros.models.bridge import Bridge
 from steer_ros.models.preprocess import FramePreprocessor
@@ -227,3 +228,25 @@ def test_what_decides_an_answer_weighs_most(tokenizers):
         answer = r1_tokens.decode(sample.answer)
         assert heavy in answer and not heavy.endswith(r1_tokens.eos_token)
         assert bool(heavy) == ("I look for" in answer or "at the" in answer.split("</think>")[1])
+
+
+def test_a_run_ends_with_its_budget_and_goes_on_from_what_was_saved(tmp_path):
+    kept = tmp_path / "run.pt"
+
+    def start(steps, minutes=60.0):
+        layer = torch.nn.Linear(1, 1)
+        return layer, TrainingRun(
+            layer.parameters(), lr=0.1, steps=steps, minutes=minutes, warm=2, checkpoint=kept, every=2, layer=layer
+        )
+
+    layer, run = start(5)
+    while run.goes_on():
+        run.learn((layer(torch.ones(1, 1)) - 3).square().sum())
+        if run.step == 4:
+            saved = layer.weight.detach().clone()
+    assert run.step == 5 and not torch.equal(layer.weight, saved)
+    again, resumed = start(5)
+    assert (resumed.step, resumed.goes_on()) == (4, True)  # saved at an even step
+    assert torch.equal(again.weight, saved)
+    assert not start(4)[1].goes_on()
+    assert not start(100, minutes=1e-12)[1].goes_on()

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ..lab.samples import Sample
-from ..lab.train_vision import mixed_precision, to_patches, tower_forward
+from ..lab.train_loop import mixed_precision
+from ..lab.train_vision import to_patches, tower_forward
 from .vqa_data import BARE, CELLS, COLOURS, SHAPES, Mosaic, Question, Tile
 
 OPENING = "I see a"  # what a thought says before it names the shape

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +24,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig, Qwen2VLFo
 
 from ..lab.train import save_r1, save_vl, settle_scale
 from ..lab.train_language import r1_forward, train_language
-from ..lab.train_vision import mixed_precision, to_patches, tower_forward
+from ..lab.train_loop import TrainingRun, mixed_precision
+from ..lab.train_vision import to_patches, tower_forward
 from ..lab.vocabulary import r1_tokenizer, vl_tokenizer
 from ..models.bridge import Bridge
 from ..models.perceiver import Perceiver
@@ -105,20 +104,12 @@ def train_tower(tower: nn.Module, tiles: Sequence[Tile], *, steps: int, minutes:
     """Train the vision tower in place: a linear head reads off each token what it shows, and is thrown away."""
     images, kinds = torch.from_numpy(np.stack([t.image for t in tiles])), token_kinds(tiles)
     head = nn.Sequential(nn.LayerNorm(HIDDEN, elementwise_affine=False), nn.Linear(HIDDEN, KINDS))
-    parameters = [*tower.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
+    run = TrainingRun([*tower.parameters(), *head.parameters()], lr=lr, steps=steps, minutes=minutes, warm=100)
     weight = torch.ones(KINDS)
     weight[0] = 0.15  # most of a tile is ground
     generator = torch.Generator().manual_seed(seed)
-    rng, began, right = np.random.default_rng(seed), time.monotonic(), 0.0
-    for step in range(steps):
-        elapsed = time.monotonic() - began
-        progress = max(step / steps, elapsed / (60 * minutes))
-        if progress >= 1:
-            break
-        rate = lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    rng, right = np.random.default_rng(seed), 0.0
+    while run.goes_on():
         side, batch = ((1, 48), (2, 16), (3, 6))[int(rng.choice(3, p=(0.5, 0.3, 0.2)))]
         pick = torch.randint(len(tiles), (batch, side * side), generator=generator)
         x, target = lay_out(images, pick), lay_out(kinds.view(-1, CELLS, CELLS), pick).flatten(1)
@@ -130,14 +121,11 @@ def train_tower(tower: nn.Module, tiles: Sequence[Tile], *, steps: int, minutes:
         logits = head(tokens.float()).flatten(0, 1)
         target = target.flatten()
         loss = F.cross_entropy(logits, target, weight=weight, ignore_index=-100)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        run.learn(loss)
         shown = target > 0
         right = 0.97 * right + 0.03 * float((logits.argmax(-1) == target)[shown].float().mean())
-        if (step + 1) % 50 == 0:
-            log.info("tower step %d, %.0f s: loss %.4f, tokens right %.4f", step + 1, elapsed, loss.item(), right)
+        if run.step % 50 == 0:
+            log.info("tower step %d, %.0f s: loss %.4f, tokens right %.4f", run.step, run.elapsed, loss.item(), right)
 
 
 def undecided_forward(model: nn.Module, bridge: nn.Module, undecided: float) -> Callable:

@@ -19,7 +19,7 @@ _RGB = {
     "purple": (150, 65, 185),
     "cyan": (60, 195, 205),
 }
-_SUBPIXEL = 4  # fractional bits of OpenCV's polygon coordinates
+SUBPIXEL = 4  # fractional bits of OpenCV's polygon coordinates
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class RenderedScene:
     scene: Scene
 
 
-def _ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0) -> np.ndarray:
+def ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0) -> np.ndarray:
+    """An ellipse, or its arc from ``start`` to ``stop`` degrees, as points ``[28, 2]``."""
     t = np.radians(np.linspace(start, stop, 28))
     return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], 1)
 
@@ -100,15 +101,15 @@ def _parts(shape: str) -> list[tuple[np.ndarray, float]]:
         lip = np.array([(-0.32, -0.94), (0.32, -0.94), (0.32, -0.8), (-0.32, -0.8)])
         return [(body, 1.1), (liquid, 0.8), (lip, 0.62)]
     if shape == "vial":
-        body = np.concatenate([np.array([(-0.3, -1.0), (0.3, -1.0)]), _ellipse(0, 0.68, 0.3, 0.32, 0, 180)])
+        body = np.concatenate([np.array([(-0.3, -1.0), (0.3, -1.0)]), ellipse(0, 0.68, 0.3, 0.32, 0, 180)])
         cap = np.array([(-0.34, -1.0), (0.34, -1.0), (0.34, -0.66), (-0.34, -0.66)])
         shine = np.array([(-0.2, -0.5), (-0.1, -0.5), (-0.1, 0.6), (-0.2, 0.6)])
         return [(body, 1.0), (cap, 0.5), (shine, 1.35)]
     if shape == "dish":
         return [
-            (_ellipse(0, 0, 1.0, 0.46), 0.78),
-            (_ellipse(0, -0.06, 0.86, 0.33), 1.22),
-            (_ellipse(0, 0.0, 0.62, 0.2), 1.0),
+            (ellipse(0, 0, 1.0, 0.46), 0.78),
+            (ellipse(0, -0.06, 0.86, 0.33), 1.22),
+            (ellipse(0, 0.0, 0.62, 0.2), 1.0),
         ]
     if shape == "cube":
         front = np.array([(-0.8, -0.42), (0.42, -0.42), (0.42, 0.8), (-0.8, 0.8)])
@@ -130,7 +131,7 @@ def place_points(points: np.ndarray, obj: SceneObject, scene: Scene, width: int,
 
 def fixed_points(points: np.ndarray) -> np.ndarray:
     """Pixel coordinates (pixel centres at .5) to OpenCV's fixed-point integers (pixel centres at .0)."""
-    return np.round((points - 0.5) * (1 << _SUBPIXEL)).astype(np.int32)
+    return np.round((points - 0.5) * (1 << SUBPIXEL)).astype(np.int32)
 
 
 def _background(scene: Scene, rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -178,7 +179,7 @@ def render(scene: Scene, width: int = SIDE, height: int = SIDE, *, noise_seed: i
             _blend(canvas, points, np.clip(base * gain, 0, 255), 1.0)
         silhouette = np.zeros((height, width), np.uint8)
         for points in (parts[0][0], parts[-1][0] if obj.shape == "flask" else parts[1][0]):
-            cv2.fillPoly(silhouette, [fixed_points(points)], 1, cv2.LINE_8, _SUBPIXEL)
+            cv2.fillPoly(silhouette, [fixed_points(points)], 1, cv2.LINE_8, SUBPIXEL)
         owner[silhouette > 0] = index
         drawn.append((obj, int(silhouette.sum()), silhouette_area(parts[0][0])))
     image = canvas * _light(scene, width, height)
@@ -191,6 +192,13 @@ def render(scene: Scene, width: int = SIDE, height: int = SIDE, *, noise_seed: i
     return RenderedScene(image, truths, scene)
 
 
+def cover_of(points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """How much of each pixel a polygon covers: float32 ``[height, width, 1]``, 0-1."""
+    cover = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(cover, [fixed_points(points)], 255, cv2.LINE_AA, SUBPIXEL)
+    return cover[..., None].astype(np.float32) / 255.0
+
+
 def _blend(canvas: np.ndarray, points: np.ndarray, colour: np.ndarray | None, opacity: float) -> None:
     """Fill an anti-aliased polygon in place; without a colour it darkens what is there by ``opacity``."""
     height, width = canvas.shape[:2]
@@ -198,9 +206,7 @@ def _blend(canvas: np.ndarray, points: np.ndarray, colour: np.ndarray | None, op
     x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 2, (width, height))
     if x0 >= x1 or y0 >= y1:
         return
-    cover = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    cv2.fillPoly(cover, [fixed_points(points - (x0, y0))], 255, cv2.LINE_AA, _SUBPIXEL)
-    alpha = cover[..., None].astype(np.float32) / 255.0
+    alpha = cover_of(points - (x0, y0), x1 - x0, y1 - y0)
     part = canvas[y0:y1, x0:x1]
     target = part * opacity if colour is None else np.float32(colour)
     part += alpha * (target - part)

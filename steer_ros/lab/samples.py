@@ -19,7 +19,8 @@ from .phrases import grounding_answer, grounding_query, grounding_request
 from .render import SIDE, render
 from .scene import make_scene
 from .targets import BARE, CELL
-from .train_vision import mixed_precision, to_patches, tower_forward
+from .train_loop import mixed_precision
+from .train_vision import to_patches, tower_forward
 
 
 @dataclass

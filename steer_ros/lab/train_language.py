@@ -7,8 +7,6 @@ steering: lab-r1 learns that any object is a right answer to an open instruction
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from .looks import Taps
 from .render import SIDE
 from .samples import Sample, TokenSet, thin_out
 from .targets import CELL
-from .train_vision import mixed_precision
+from .train_loop import TrainingRun, mixed_precision
 
 log = logging.getLogger(__name__)
 
@@ -103,23 +101,10 @@ def train_language(
         thin: share of the samples whose bare cells are thinned out.
         minutes: wall-clock budget; the learning-rate schedule follows whichever of steps and minutes is further on.
     """
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
-    step, spent = 0, 0.0
-    if checkpoint and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        state.load_state_dict(saved["state"])
-        optimiser.load_state_dict(saved["optimiser"])
-        step, spent = saved["step"], saved["spent"]
-    rng = np.random.default_rng([seed, step])
-    began, mean, right = time.monotonic(), None, 0.0
-    while True:
-        elapsed = spent + time.monotonic() - began
-        progress = max(step / steps, elapsed / (60 * minutes))
-        if progress >= 1:
-            break
-        warm = min(1.0, (step + 1) / 150)
-        for group in optimiser.param_groups:
-            group["lr"] = lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    run = TrainingRun(parameters, lr=lr, steps=steps, minutes=minutes, checkpoint=checkpoint, every=250, state=state)
+    rng = np.random.default_rng([seed, run.step])
+    mean, right = None, 0.0
+    while run.goes_on():
         pick = rng.integers(len(data.facts), size=batch)
         samples = [sampler(rng, data.facts[i]) for i in pick]
         kept = [thin_out(data.bare[i], rng) if rng.random() < thin else torch.ones_like(data.bare[i]) for i in pick]
@@ -128,30 +113,16 @@ def train_language(
         with mixed_precision():
             logits, labels, weights, further = forward(samples, frames, objects)
         every = F.cross_entropy(logits.float(), labels, reduction="none")
-        loss = (every * weights).sum() / weights.sum() + further
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        step += 1
-        value, hit = (loss - further).item(), (logits.argmax(-1) == labels).float().mean().item()
+        loss = (every * weights).sum() / weights.sum()
+        run.learn(loss + further)
+        value, hit = loss.item(), (logits.argmax(-1) == labels).float().mean().item()
         mean = value if mean is None else 0.97 * mean + 0.03 * value
-        right = hit if step == 1 else 0.97 * right + 0.03 * hit
-        if step % 100 == 0:
+        right = hit if run.step == 1 else 0.97 * right + 0.03 * hit
+        if run.step % 100 == 0:
             log.info(
                 "%s step %d, %.0f s: loss %.4f, tokens right %.4f, further loss %.4f",
-                name, step, elapsed, mean, right, float(further),
+                name, run.step, run.elapsed, mean, right, float(further),
             )  # fmt: skip
-        if checkpoint and step % 250 == 0:
-            torch.save(
-                {
-                    "state": state.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                    "spent": elapsed,
-                },
-                checkpoint,
-            )
 
 
 def vl_forward(model: nn.Module, rows: int, cols: int) -> Callable:

@@ -8,7 +8,6 @@ The heads are thrown away afterwards; the language models read the same things f
 from __future__ import annotations
 
 import logging
-import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -19,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .frames import arrays_of, draw_frames
 from .render import render
 from .scene import make_scene
-from .targets import KINDS, token_targets
+from .targets import KINDS
+from .train_loop import Means, TrainingRun, mixed_precision
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,6 @@ def to_patches(
     if gain is None:
         return ((x.float() / 255.0 - mean) / std).flatten(2)
     return (x.float() * (gain.view(b, 1, 1, 1) / (255.0 * std)) - mean / std).flatten(2)
-
-
-def mixed_precision() -> torch.autocast:
-    """bfloat16 where the processor computes in it; elsewhere it is emulated, several times slower than float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def tower_forward(tower: nn.Module, patches: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
@@ -126,21 +122,15 @@ class TokenHeads(nn.Module):
 WEIGHTS = {"kind": 1.0, "place": 0.15, "box": 5.0, "digits": 0.3}
 
 
-def _make(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    frame = render(make_scene(seed))
-    targets = token_targets(frame)
-    return frame.image, targets.kind, targets.box
+def kind_weight() -> torch.Tensor:
+    """Weights of the kinds in the loss, ``[KINDS + 1]``: most of a frame is background."""
+    weight = torch.ones(KINDS + 1)
+    weight[0] = 0.15
+    return weight
 
 
-def make_frames(seeds: range, workers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Render the scenes of ``seeds``: images uint8 ``[n, 336, 336, 3]``, kinds ``[n, 144]``, boxes ``[n, 144, 4]``."""
-    first = _make(seeds[0])
-    out = [np.empty((len(seeds), *a.shape), a.dtype) for a in first]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for i, made in enumerate(pool.map(_make, seeds, chunksize=64)):
-            for store, value in zip(out, made):
-                store[i] = value
-    return tuple(torch.from_numpy(a) for a in out)
+def _draw(seed: int) -> tuple[np.ndarray, ...]:
+    return arrays_of(render(make_scene(seed)))
 
 
 def train_tower(
@@ -163,53 +153,32 @@ def train_tower(
         checkpoint: file that the state is saved to every 200 steps and resumed from.
     """
     began = time.monotonic()
-    images, kinds, boxes = make_frames(range(first_seed, first_seed + scenes), workers)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        frames = draw_frames(pool, _draw, range(first_seed, first_seed + scenes))
     log.info("rendered %d scenes in %.0f s", scenes, time.monotonic() - began)
-    rows = cols = images.shape[1] // 14
+    rows = cols = frames.images.shape[1] // 14
     heads = TokenHeads(tower.config.hidden_size, rows // 2, cols // 2)
-    parameters = [*tower.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
-    weight = torch.ones(KINDS + 1)
-    weight[0] = 0.15
-    step, spent = 0, 0.0
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        tower.load_state_dict(state["tower"])
-        heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
-    generator = torch.Generator().manual_seed(first_seed + step)
-    began, means = time.monotonic(), {}
-    while True:
-        elapsed = spent + time.monotonic() - began
-        progress = max(step / steps, elapsed / (60 * minutes))
-        if progress >= 1:
-            break
-        warm = min(1.0, (step + 1) / 150)
-        for group in optimiser.param_groups:
-            group["lr"] = lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        pick = torch.randint(scenes, (batch,), generator=generator)
-        x, kind, box = augment(images[pick], kinds[pick], boxes[pick], generator)
+    run = TrainingRun(
+        [*tower.parameters(), *heads.parameters()],
+        lr=lr,
+        steps=steps,
+        minutes=minutes,
+        checkpoint=checkpoint,
+        tower=tower,
+        heads=heads,
+    )
+    generator = torch.Generator().manual_seed(first_seed + run.step)
+    weight, means = kind_weight(), Means()
+    while run.goes_on():
+        picked = frames[torch.randint(scenes, (batch,), generator=generator)]
+        x, kind, box = augment(picked.images, picked.kind, picked.box, generator)
         with mixed_precision():
             tokens = tower_forward(tower, x, rows, cols)
         losses = heads.losses(tokens, kind, box, weight)
-        loss = sum(WEIGHTS[name] * value for name, value in losses.items())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        step += 1
-        for name, value in losses.items():
-            means[name] = 0.95 * means.get(name, value.item()) + 0.05 * value.item()
-        if step % 50 == 0:
-            log.info("vision step %d, %.0f s: %s", step, elapsed, {k: round(v, 4) for k, v in means.items()})
-        if checkpoint and step % 200 == 0:
-            state = {
-                "tower": tower.state_dict(),
-                "heads": heads.state_dict(),
-                "optimiser": optimiser.state_dict(),
-            }
-            torch.save({**state, "step": step, "spent": elapsed}, checkpoint)
+        run.learn(sum(WEIGHTS[name] * value for name, value in losses.items()))
+        means.add(losses)
+        if run.step % 50 == 0:
+            log.info("vision step %d, %.0f s: %s", run.step, run.elapsed, means)
     return heads
 
 

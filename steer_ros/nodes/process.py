@@ -23,8 +23,7 @@ def one_interrupt() -> Iterator[Callable[[], None]]:
     """Only the first SIGINT raises KeyboardInterrupt, and none once the given function has been called.
 
     Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch: the second must not tear the clean-up.
-    Enter before rclpy.init, whose own handler then calls this one; it also shuts the context down, and that alone is
-    what ends a spinning executor: an exception out of nowhere would tear whatever rclpy is building at that moment.
+    Enter before rclpy.init, whose own handler then calls this one.
     """
     heeded = False
 
@@ -46,6 +45,23 @@ def one_interrupt() -> Iterator[Callable[[], None]]:
         yield off
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def spinning(no_more_interrupts: Callable[[], None]) -> Iterator[None]:
+    """Around whatever spins: shutdown ends it with ExternalShutdownException, and an interrupt is but a shutdown.
+
+    rclpy's own handler shuts the context down on SIGINT. An exception out of nowhere on top of that would tear
+    whatever rclpy is building at that moment.
+    """
+    no_more_interrupts()
+    try:
+        yield
+    except RuntimeError as error:
+        # rclpy's RCLError: the context was shut down between the executor's look at it and its wait.
+        if rclpy.ok():
+            raise
+        raise ExternalShutdownException from error
 
 
 def share_processor() -> None:
@@ -79,8 +95,8 @@ def _run(
         # In reverse: whoever is fed is ready before whoever feeds.
         for node in reversed(nodes):
             node.autostart()
-        no_more_interrupts()
-        executor.spin()
+        with spinning(no_more_interrupts):
+            executor.spin()
     except StartError:
         return 2  # the node has logged the line that says why
     except ValueError as error:
@@ -88,9 +104,6 @@ def _run(
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RuntimeError:  # rclpy's RCLError: a signal came between the executor's look at the context and its wait
-        if rclpy.ok():
-            raise
     finally:
         no_more_interrupts()
         for node in nodes:

@@ -25,7 +25,7 @@ from rclpy.utilities import remove_ros_args
 from steer_ros.msg import ActionText, RoiMaskArray
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import read_masks, stamp_of
-from steer_ros.nodes.process import one_interrupt
+from steer_ros.nodes.process import one_interrupt, spinning
 from steer_ros.nodes.replay import Replay
 
 MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
@@ -157,8 +157,8 @@ def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: C
         rehearsal = Rehearsal(
             options.bag, cues, lambda turn: print(json.dumps(turn), flush=True), timeout=options.timeout
         )
-        no_more_interrupts()
-        rehearsal.play()
+        with spinning(no_more_interrupts):
+            rehearsal.play()
         return 0
     except RehearsalError as error:
         print(f"rehearse: {error}", file=sys.stderr)
@@ -167,10 +167,6 @@ def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: C
         print(f"rehearse: {one_line(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 130
-    except RuntimeError:  # as in process.py: shut down while it was about to wait
-        if rclpy.ok():
-            raise
         return 130
     finally:
         no_more_interrupts()

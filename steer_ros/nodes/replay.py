@@ -29,7 +29,7 @@ from rosgraph_msgs.msg import Clock
 
 from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
-from steer_ros.nodes.process import one_interrupt
+from steer_ros.nodes.process import one_interrupt, spinning
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CLOCK_PERIOD = 0.025  # seconds of wall time between two /clock messages while no message is due
@@ -262,18 +262,14 @@ def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: C
             clock=not options.no_clock,
             frame_topic=options.frames,
         )
-        no_more_interrupts()
-        report = replay.play()
+        with spinning(no_more_interrupts):
+            report = replay.play()
         print(report, flush=True)
         return 1 if options.lockstep and report.frames and not report.actions else 0
     except ValueError as error:
         print(f"replay: {one_line(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except RuntimeError:  # as in process.py: shut down while it was about to wait
-        if rclpy.ok():
-            raise
         return 0
     finally:
         no_more_interrupts()
