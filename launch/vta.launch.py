@@ -80,7 +80,8 @@ def nodes(context) -> list:
     values = {name: LaunchConfiguration(name).perform(context) for name in FORWARDED}
     params_file = LaunchConfiguration("params_file").perform(context)
     remappings = [("image", LaunchConfiguration("image"))]
-    parameters = [written(content) for content in (rooted(params_file), overrides(values)) if content]
+    given = overrides(values)
+    parameters = [written(content) for content in (without(rooted(params_file), given), given) if content]
     composed = LaunchConfiguration("composed").perform(context) == "true"
     return [
         GroupAction(
@@ -123,6 +124,31 @@ def overrides(values: dict) -> dict:
             section = sections.setdefault(f"/**/{node}", {"ros__parameters": {}})
             section["ros__parameters"][FORWARDED[name][1]] = yaml.safe_load(value) if name in NUMBERS else value
     return sections
+
+
+def without(content: dict, given: dict) -> dict:
+    """The file less what is given: of its sections for a node rcl heeds the last, wherever the override stands."""
+    names = {key.rpartition("/")[2]: set(section["ros__parameters"]) for key, section in given.items()}
+    left = {}
+    for key, section in content.items():
+        node = key.rpartition("/")[2]
+        # A section for every node loses what both are given; "model" alone is a parameter of either node of its own.
+        gone = names.get(node, set()) if "*" not in node else set().union(*names.values()) - {"model"}
+        if gone and isinstance(section, dict) and isinstance(section.get("ros__parameters"), dict):
+            section = {**section, "ros__parameters": less(section["ros__parameters"], gone)}
+            if not section["ros__parameters"]:
+                continue
+        left[key] = section
+    return left
+
+
+def less(parameters: dict, gone: set, prefix: str = "") -> dict:
+    """Parameters, nested or with dots in their names, without those named."""
+    return {
+        name: less(value, gone, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in parameters.items()
+        if f"{prefix}{name}" not in gone
+    }
 
 
 def written(content: dict) -> str:

@@ -85,9 +85,13 @@ class FakeReasoner:
         self.action: str | None = None
         self.over_steered = ""  # why the first attempt at an answer is rolled back
         self.closed = 0
+        self.bridge = "token"  # or "text": frames are known by their regions' words
 
     def close(self) -> None:
         self.closed += 1
+
+    def bridge_for(self, features) -> str:
+        return self.bridge
 
     def generate(self, prompt, visual_context, steering_mask, law, alpha, gate, stop, on_text, **limits) -> Turn:
         self.calls.append(

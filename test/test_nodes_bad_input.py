@@ -10,6 +10,7 @@ from test_nodes_loop import FRAME, Loop
 
 from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
 from steer_ros.nodes.messages import masks_message, tokens_message
+from steer_ros.regions.mask import Mask, box_weights
 
 
 @pytest.fixture
@@ -219,3 +220,20 @@ def test_masks_that_never_come_leave_the_turn_unsteered(bench):
     bench.wait(lambda: loop.actions, "the action")
     assert (loop.actions[0].text, loop.actions[0].law) == ("Pick up the blue one.", "")
     assert loop.reasoning.health.counted("masks_late") == 1
+
+
+@pytest.mark.parametrize("label", ["", "red square"])
+def test_masks_without_a_label_do_not_steer_a_model_that_knows_regions_by_their_words(bench, label):
+    loop = Loop(bench, False, reasoning={"mask_wait_ms": 60_000})
+    loop.reasoner.bridge = "text"
+    features = loop.perceiver.encode(FRAME)
+    tokens = bench.publisher(VisualTokens, "visual_tokens")
+    masks = bench.publisher(RoiMaskArray, "roi_masks", readers=2)
+    box = (0.0, 0.0, 40.0, 40.0)
+    mask = Mask(box_weights(features.grid, features.frame_size, box), label, source="phrase", box=box)
+    masks.publish(masks_message([mask], features, header(100)))
+    tokens.publish(tokens_message(features, header(100), True, 1.0))
+    bench.wait(lambda: loop.actions, "the action")
+    assert not loop.actions[0].cut_short
+    assert bool(loop.reasoner.calls[0]["mask"]) == bool(label)
+    assert loop.reasoning.health.counted("masks_unlabelled") == int(not label)

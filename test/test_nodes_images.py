@@ -172,3 +172,23 @@ def test_messages_go_and_come_back():
     assert message.header == header(5)
     with pytest.raises(ValueError, match="bgr8"):
         to_message(RGB[..., 0], "bgr8", header(5))
+
+
+@pytest.mark.parametrize("original", ["16UC1", "mono16", "rgb16", "32FC1"])
+def test_compressed_images_of_more_than_8_bits_are_refused_as_raw_ones_are(original):
+    channels = 3 if original == "rgb16" else 1
+    deep = cv2.imencode(".png", np.full((8, 8, channels), 4000, np.uint16))[1]
+    kind, text = refusal(compressed(deep, f"{original}; png compressed "))
+    assert (kind, original in text) == ("encoding", True)
+    if channels == 1:  # whatever the format says, the data does not lie
+        assert refusal(compressed(deep, "png"))[0] == "encoding"
+
+
+def test_a_compressed_bayer_pattern_keeps_its_colours():
+    mosaic = np.zeros((16, 16), np.uint8)
+    mosaic[::2, ::2] = 200  # red, where bayer_rggb8 has it
+    data = cv2.imencode(".png", mosaic)[1]
+    rgb = to_rgb(compressed(data, "bayer_rggb8; png compressed "), BRIDGE, LIMIT)
+    assert rgb[4:12, 4:12].mean((0, 1)).argmax() == 0 and rgb[4:12, 4:12, 2].max() == 0
+    grey = to_rgb(compressed(data, "mono8; png compressed "), BRIDGE, LIMIT)
+    assert (grey == mosaic[..., None]).all()

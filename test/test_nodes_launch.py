@@ -57,6 +57,21 @@ def test_a_section_named_by_a_node_holds_in_every_namespace(module, tmp_path):
         module.rooted(str(file))
 
 
+def test_what_is_given_goes_before_every_section_of_the_file(module):
+    file = {
+        "/**/perception": {"ros__parameters": {"device": "auto", "model": "a"}},
+        "/**/reasoning": {"ros__parameters": {"steering": {"alpha": 2.0, "law": "share"}, "model": "b"}},
+        "/lab/reasoning": {"ros__parameters": {"steering.alpha": 5.0}},
+        "/**": {"ros__parameters": {"device": "cpu", "use_sim_time": True, "model": "c"}},
+    }
+    given = module.overrides({"device": "cuda", "alpha": "3", "perception_model": "d"})
+    assert module.without(file, given) == {
+        "/**/reasoning": {"ros__parameters": {"steering": {"law": "share"}, "model": "b"}},
+        "/**": {"ros__parameters": {"use_sim_time": True, "model": "c"}},
+    }
+    assert module.without(file, {}) == file
+
+
 def test_what_is_written_reads_back(module):
     content = {"/**/reasoning": {"ros__parameters": {"instruction": "yes", "steering.alpha": 3}}}
     with open(module.written(content), encoding="utf-8") as file:

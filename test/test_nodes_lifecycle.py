@@ -175,3 +175,14 @@ def test_quality_of_service_is_as_designed(bench):
     assert loop.perception._masks_out.qos_profile.depth == loop.perception._tokens_out.qos_profile.depth == 1
     assert loop.reasoning._action_out.qos_profile.depth == 10
     assert loop.perception.has_parameter("qos_overrides./image.subscription.reliability")
+
+
+def test_one_topics_quality_of_service_overridden_leaves_the_others_alone(bench):
+    overridden = {"qos_overrides./overlay.publisher.reliability": "best_effort"}
+    bench.start(PerceptionNode, load_model=lambda *a, **k: FakePerceiver(), parameters=overridden)
+    found = {
+        topic: bench.peer.get_publishers_info_by_topic(topic)[0].qos_profile.reliability.name
+        for topic in ("/overlay", "/roi_masks", "/roi_image", "/visual_tokens")
+    }
+    assert found.pop("/overlay") == "BEST_EFFORT"
+    assert set(found.values()) == {"RELIABLE"}

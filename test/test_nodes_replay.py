@@ -6,11 +6,14 @@ import threading
 import numpy as np
 import pytest
 from rclpy.executors import ExternalShutdownException
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_helpers import BOUND, Bench, header, scene
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
 from test_nodes_loop import Loop
 
 from steer_ros.msg import ActionText
@@ -186,6 +189,37 @@ def test_a_bag_that_loops_goes_back_in_time_until_it_is_stopped(bench, tmp_path)
 def test_nobody_there_is_waited_for_within_bounds_only(bench, tmp_path):
     report = play(bench, write_bag(tmp_path / "bag", FRAMES[:2]), timeout=0.1, rate=100.0)
     assert report.frames == 2
+
+
+def test_a_loop_with_nothing_to_play_ends(bench, tmp_path):
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection("/strange", "nowhere_msgs/msg/Thing", msgdef="int32 a\n", rihs01="RIHS01_" + "0" * 64)
+    assert play(bench, tmp_path / "bag", loop=True).messages == 0
+
+
+def test_what_was_latched_is_latched_and_a_clock_of_the_bags_own_is_the_only_one(bench, tmp_path):
+    make_time, make_text = TYPES["builtin_interfaces/msg/Time"], TYPES["std_msgs/msg/String"]
+    make_clock = STORE.types["rosgraph_msgs/msg/Clock"]
+    latched = Qos(
+        QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, *[QosTime(0, 0)] * 2,
+        QosLiveliness.AUTOMATIC, QosTime(0, 0), False,
+    )  # fmt: skip
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        text = writer.add_connection(
+            "/robot_description", "std_msgs/msg/String", typestore=STORE, offered_qos_profiles=[latched]
+        )
+        clock = writer.add_connection("/clock", "rosgraph_msgs/msg/Clock", typestore=STORE)
+        writer.write(text, 100 * 10**9, STORE.serialize_cdr(make_text("robot"), "std_msgs/msg/String"))
+        writer.write(clock, 100 * 10**9, STORE.serialize_cdr(make_clock(make_time(7, 0)), "rosgraph_msgs/msg/Clock"))
+    late = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    descriptions, times = bench.record(String, "/robot_description", late), bench.record(Clock, "/clock")
+    replay = Replay(tmp_path / "bag", context=bench.context)
+    bench.wait(lambda: replay.count_subscribers("/clock") and replay.count_subscribers("/robot_description"), "ears")
+    replay.play()
+    bench.wait(lambda: descriptions and times, "what was played")
+    replay.end()
+    assert descriptions[0].data == "robot"
+    assert [message.clock.sec for message in times] == [7]
 
 
 def test_types_that_are_not_installed_are_skipped_by_name(bench, tmp_path):

@@ -169,6 +169,8 @@ def test_package_xml_names_what_the_nodes_import(repo):
             used |= {n.partition(".")[0] for n in names}
     of_ros = re.compile(r"rclpy|cv_bridge|launch|launch_ros|ament_\w+|\w+_(msgs|interfaces)")
     assert {name for name in used if of_ros.fullmatch(name)} <= named
+    keys = {"PIL": "python3-pil", "cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
+    assert {keys[name] for name in used & set(keys)} <= named
 
 
 def test_only_nodes_know_ros():

@@ -93,6 +93,25 @@ def test_a_grounding_that_raises_is_tried_again_on_the_next_frame():
     assert len(watch.see(FRAME, 20).masks) == 1
 
 
+def test_words_that_the_model_cannot_take_leave_the_frame_without_them_and_no_more(monkeypatch):
+    watch = Watch(interval=2)
+    watch.lookout.look_for("red")
+    assert watch.see(FRAME, 0).masks
+
+    def refuse(text, features):
+        raise ValueError("prompt: 2904 tokens; accepted are up to 2048")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(watch.perceiver), "detect_regions", staticmethod(refuse))
+        watch.lookout.look_for("红" * 920)
+        sighting = watch.see(FRAME, 10)
+        assert sighting.complaints == {"bad_look_for": "look_for: prompt: 2904 tokens; accepted are up to 2048"}
+        assert sighting.masks == []
+        assert watch.see(FRAME, 20).masks == []  # nothing of what was followed before is left
+    watch.lookout.look_for("red")
+    assert watch.see(FRAME, 30).masks
+
+
 def test_a_place_holds_between_keyframes_and_a_box_joins_it():
     watch = Watch(interval=100)
     watch.lookout.look_for("left")
@@ -109,9 +128,9 @@ def test_a_box_outside_the_frame_is_complained_of_once():
     watch = Watch()
     watch.lookout.set_roi((1000.0, 0.0, 1100.0, 50.0))
     sighting = watch.see(FRAME, 0)
-    assert "~/roi" in sighting.complaint
+    assert "~/roi" in sighting.complaints["bad_roi"]
     assert sighting.masks is None
-    assert not watch.see(FRAME, 10).complaint
+    assert not watch.see(FRAME, 10).complaints
 
 
 def test_boxes_are_in_the_pixels_of_the_frame_not_of_its_small_copy():

@@ -1,6 +1,7 @@
 """Tokens meet the masks of their frame, whatever comes first; they never wait for ever."""
 
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,19 @@ def test_masks_that_do_not_come_leave_the_turn_unsteered():
     place = Rendezvous(wait=0.01)
     place.put_tokens(5, "tokens", expects_masks=True)
     assert place.take(BOUND) == Meeting(5, "tokens", None, late=True)
+
+
+def test_frames_that_come_faster_than_the_wait_do_not_put_it_off_for_ever():
+    place = Rendezvous(wait=0.05)
+    place.put_tokens(0, "tokens", expects_masks=True)
+    met, stamp, end = None, 0, time.monotonic() + BOUND
+    while met is None and time.monotonic() < end:
+        stamp += 1
+        met = place.take(0.005)
+        place.put_tokens(stamp, "tokens", expects_masks=True)
+    assert met is not None and met.late
+    place.put_masks(stamp, "masks")
+    assert place.take(0) == Meeting(stamp, "tokens", "masks")  # the next ones are in time again
 
 
 @pytest.mark.parametrize(("age", "steers"), [(0, True), (SECOND, True), (SECOND + 1, False), (-1, False)])

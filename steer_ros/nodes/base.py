@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ class SteerNode(LifecycleNode):
                 message_type,
                 topic,
                 self._sheltered(topic, callback),
-                qos,
+                copy.copy(qos),  # rclpy writes what is overridden into it
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
         )
@@ -134,7 +135,7 @@ class SteerNode(LifecycleNode):
     def advertise(self, message_type: type, topic: str, qos: QoSProfile) -> Any:
         """A publisher that lasts while the node is active. Its QoS can be overridden by parameters."""
         publisher = self.create_publisher(
-            message_type, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            message_type, topic, copy.copy(qos), qos_overriding_options=QoSOverridingOptions.with_default_policies()
         )
         self._opened.append(publisher)
         return publisher

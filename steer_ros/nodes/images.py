@@ -38,6 +38,7 @@ ENCODINGS: dict[str, tuple[int, str, int | None]] = {
     "yuv422_yuy2": (2, "8UC2", cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, "8UC2", cv2.COLOR_YUV2RGB_YUY2),
 }
+DEEP = ("16", "32", "64")  # how the names of encodings over 8 bits begin, if they don't end in 16
 MAX_ASPECT = 200  # Qwen2-VL's resizing takes no thinner image
 
 
@@ -126,20 +127,27 @@ def to_message(image: np.ndarray, encoding: str, header: Header) -> Image:
 
 def _decompressed(message: CompressedImage, bridge: CvBridge, max_pixels: int) -> np.ndarray:
     raw = bytes(message.data)
+    original = message.format.partition(";")[0].strip()  # "bayer_rggb8; png compressed "
     try:
         with PillowImage.open(io.BytesIO(raw)) as picture:  # reads the header alone: a bomb is not unpacked
             _check_size(*picture.size, max_pixels)
+            deep = picture.mode.startswith(("I", "F")) or original.endswith("16") or original.startswith(DEEP)
     except BadImage:
         raise
     except Exception as error:
         raise BadImage("data", f"compressed data of format {message.format[:80]!r}: not a readable image") from error
+    if deep:
+        raise BadImage("encoding", f"format {message.format[:80]!r}: over 8 bits; accepted are 8-bit jpeg and png")
     try:
         pixels = bridge.compressed_imgmsg_to_cv2(SimpleNamespace(format=message.format, data=raw), "passthrough")
     except cv2.error:
         pixels = None
     if pixels is None:
         raise BadImage("data", f"compressed data of format {message.format[:80]!r}: broken off or damaged")
-    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB)
+    if pixels.ndim == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    conversion = ENCODINGS[original][2] if original.startswith("bayer_") and original in ENCODINGS else None
+    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if conversion is None else conversion)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -175,8 +175,8 @@ class PerceptionNode(SteerNode):
             features = resized(self._perceiver.encode(image, stamp), frame_size)
         with trace.stage("look"):
             sighting = self._lookout.step(image, features, self._perceiver, stamp)
-        if sighting.complaint:
-            self.health.bad("bad_roi", sighting.complaint)
+        for kind, text in sighting.complaints.items():
+            self.health.bad(kind, text)
         self.health.count("keyframes", int(sighting.keyframe))
         # Handed over first: an echo of the masks by topic must find them there.
         self._hand_over(arrival, stamp, header, features, sighting)

@@ -9,6 +9,7 @@ from typing import Any
 
 from std_msgs.msg import String
 
+from steer_ros.models.context import TEXT
 from steer_ros.models.contradiction import contradiction
 from steer_ros.models.reasoner import Reasoner
 from steer_ros.models.turn import Turn
@@ -215,6 +216,13 @@ class ReasoningNode(SteerNode):
                 "bad_masks",
                 f"roi_masks: grid {grid.rows}x{grid.cols} does not match the frame's "
                 f"{frame_grid.rows}x{frame_grid.cols}; not steered",
+            )
+            return None
+        text_only = self._reasoner.bridge_for(meeting.tokens[0].features) == TEXT
+        if masks and text_only and not any(mask.label.strip() and not mask.empty for mask in masks):
+            self.health.bad(
+                "masks_unlabelled",
+                "no mask has a label, and without a bridge the model knows regions by their words alone; not steered",
             )
             return None
         return masks

@@ -21,9 +21,10 @@ import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.utilities import remove_ros_args
+from rosbags.interfaces import Connection, QosDurability
 from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
 
@@ -32,6 +33,7 @@ from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.process import one_interrupt, spinning
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+CLOCK = "/clock"
 CLOCK_PERIOD = 0.025  # seconds of wall time between two /clock messages while no message is due
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -78,8 +80,11 @@ class Replay(Node):
         self._types: dict[str, type] = {}
         self._frame_topic = self._choose_frames(frame_topic)
         for connection in self._reader.connections:
-            self._advertise(connection.topic, connection.msgtype)
-        self._clock_out = self.create_publisher(Clock, "/clock", RELIABLE) if clock else None
+            self._advertise(connection)
+        if clock and CLOCK in self._publishers_by_topic:
+            clock = False
+            self.get_logger().info(f"the bag has a {CLOCK} of its own: it tells the time")
+        self._clock_out = self.create_publisher(Clock, CLOCK, RELIABLE) if clock else None
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self)
         self._answered: set[tuple[int, int]] = set()
@@ -89,6 +94,7 @@ class Replay(Node):
         """The whole bag, once or for ever. Returns what was done; raises ExternalShutdownException on shutdown."""
         self._wait_for_peers()
         while True:
+            self._check_running()
             started, first = time.monotonic(), None
             for topic, stamp, data in self._messages():
                 first = stamp if first is None else first
@@ -101,7 +107,7 @@ class Replay(Node):
                     self._publishers_by_topic[topic].publish(data)
                 self.report.messages += 1
                 self._executor.spin_once(timeout_sec=0)
-            if not self._loop:
+            if not self._loop or first is None:  # nothing to play is soon played for ever
                 return self.report
 
     def end(self) -> None:
@@ -117,7 +123,8 @@ class Replay(Node):
             raise ValueError("--lockstep: the bag has no topic of images")
         return wanted or (images[0] if images else "")
 
-    def _advertise(self, topic: str, name: str) -> None:
+    def _advertise(self, connection: Connection) -> None:
+        topic, name = connection.topic, connection.msgtype
         if topic in self._publishers_by_topic:
             return
         try:
@@ -127,7 +134,7 @@ class Replay(Node):
             self.get_logger().warning(f"{topic}: type {name} is not installed; skipped")
             return
         self._types[topic] = message_type
-        self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, RELIABLE)
+        self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, offered(connection))
 
     def _messages(self) -> Iterator[tuple[str, int, bytes]]:
         for connection, stamp, data in self._reader.messages():
@@ -193,6 +200,15 @@ class Replay(Node):
     def _check_running(self) -> None:
         if not self.context.ok():
             raise ExternalShutdownException
+
+
+def offered(connection: Connection) -> QoSProfile:
+    """Reliable, which suits every subscriber, and latched where it was as the bag was recorded (/tf_static, maps)."""
+    latched = [q for q in connection.ext.offered_qos_profiles if q.durability == QosDurability.TRANSIENT_LOCAL]
+    if not latched:
+        return RELIABLE
+    depth = max(RELIABLE.depth, *(q.depth for q in latched))
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def open_bag(path: Path) -> Reader:

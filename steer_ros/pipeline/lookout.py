@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,12 @@ ROI_LABEL = "roi"
 class Sighting:
     """masks: those of the frame, boxes in frame pixels; None: nobody said where to look. keyframe: it was grounded.
 
-    complaint: what was wrong with the given box, in one line; empty: nothing.
+    complaints: what was wrong with what it was told, in one line each: "bad_look_for" the words, "bad_roi" the box.
     """
 
     masks: list[Mask] | None
     keyframe: bool
-    complaint: str = ""
+    complaints: dict[str, str] = field(default_factory=dict)
 
 
 class Lookout:
@@ -77,11 +77,14 @@ class Lookout:
         self._shape = shape
         masks: list[Mask] = []
         keyframe = False
-        complaint = ""
+        complaints: dict[str, str] = {}
         if text:
             keyframe = changed or self._frames + 1 >= self.interval or stamp - self._keyframe_stamp >= self.max_age
             try:
                 masks += self._found(text, image, features, perceiver, stamp, changed, keyframe)
+            except ValueError as error:  # words that the model can't take: the frame goes on without them
+                complaints["bad_look_for"] = f"look_for: {error}"
+                self._forget()
             except BaseException:
                 self.reset()  # what was half done is done anew
                 raise
@@ -93,12 +96,12 @@ class Lookout:
             try:
                 masks.append(self._mask(features, roi, ROI_LABEL, ROI_LABEL, 1.0, "roi"))
             except ValueError as error:
-                complaint = f"~/roi: {error}"
+                complaints["bad_roi"] = f"~/roi: {error}"
                 with self._guard:
                     if self._roi == roi:
                         self._roi = None
                 roi = None
-        return Sighting(masks if text or roi is not None else None, keyframe, complaint)
+        return Sighting(masks if text or roi is not None else None, keyframe, complaints)
 
     def _found(
         self, text: str, image: np.ndarray, features: Any, perceiver: Any, stamp: int, changed: bool, keyframe: bool
@@ -106,8 +109,7 @@ class Lookout:
         width, height = features.frame_size
         scale = (image.shape[1] / width, image.shape[0] / height)
         if changed:
-            self._tracker.reset()
-            self._still = []
+            self._forget()
         if keyframe:
             found = perceiver.detect_regions(text, features)
             # What has no object behind it (an area, a saliency) can't be followed: it holds until the next keyframe.
@@ -128,6 +130,10 @@ class Lookout:
             except ValueError:
                 continue  # it has left the frame
         return masks + self._still
+
+    def _forget(self) -> None:
+        self._tracker.reset()
+        self._still = []
 
     @staticmethod
     def _mask(features: Any, box: Box, label: str, track_id: str, score: float, source: str) -> Mask:

@@ -41,6 +41,7 @@ class Rendezvous(Generic[Tokens, Masks]):
         self._keep = keep
         self._ready = threading.Condition()
         self._tokens: tuple[int, Tokens, bool, float] | None = None
+        self._waiting_since: float | None = None  # when tokens came that somebody waited for the masks of
         self._masks: OrderedDict[int, Masks] = OrderedDict()
         self._handed: OrderedDict[int, None] = OrderedDict()
         self._dropped = 0
@@ -98,9 +99,12 @@ class Rendezvous(Generic[Tokens, Masks]):
                 now = time.monotonic()
                 if self._tokens is not None:
                     stamp, tokens, expects, came = self._tokens
-                    left = came + self.wait - now
+                    # Tokens that displace others go on with their wait: a camera that is faster than it must not
+                    # keep whoever takes from ever meeting a frame.
+                    since = self._waiting_since = came if self._waiting_since is None else self._waiting_since
+                    left = since + self.wait - now
                     if stamp in self._masks or not expects or left <= 0:
-                        self._tokens = None
+                        self._tokens = self._waiting_since = None
                         return self._meet(stamp, tokens, expects)
                 else:
                     left = None
