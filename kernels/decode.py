@@ -102,15 +102,16 @@ def decode(
     merge_sizes = config("merge", head_v, law, arch)
     if splits is None:
         splits = split_count(capacity, streams, _processors(q.device), sizes["BLOCK_N"])
-    sums = torch.empty(NUM_SUMS[law], batch * q_heads, splits, device=q.device)
-    accs = torch.empty(NUM_GROUPS[law], batch * q_heads, splits, head_v, device=q.device)
+    made = {"dtype": torch.float32, "device": q.device}
+    sums = torch.empty(NUM_SUMS[law], batch * q_heads, splits, **made)
+    accs = torch.empty(NUM_GROUPS[law], batch * q_heads, splits, head_v, **made)
     keeps = law == "share" and q.dtype == torch.float32
     if keeps:  # what the law does not move: summed by groups, in another order, float32 would show it
         plain = dict(rows=None, scale=scale, length=length, focus=False, kv_scales=kv_scales, splits=splits, arch=arch)
         out, _ = decode(q, k, v, None, "none", alpha, mark, **plain)
     else:
         out = torch.empty(batch, q_heads, 1, head_v, dtype=q.dtype, device=q.device)
-    masses = torch.zeros(batch, q_heads, 1, 2, device=q.device) if focus else None
+    masses = torch.zeros(batch, q_heads, 1, 2, **made) if focus else None
     on_device = isinstance(length, Tensor)
     k_unit, v_unit = 1.0, 1.0
     if kv_scales is not None:

@@ -142,7 +142,7 @@ def _visual(spans: Sequence[tuple[int, int]], keys: int) -> np.ndarray:
 def _gains(gains: Tensor | np.ndarray | Sequence[float] | None, device: torch.device | str) -> Tensor | None:
     if gains is None:
         return None
-    table = torch.as_tensor(gains)
+    table = gains if isinstance(gains, Tensor) else torch.as_tensor(gains, dtype=torch.float32)
     if table.dtype != torch.float8_e4m3fn:
         table = table.to(torch.float32)
     if table.ndim != 1 or table.numel() == 0 or not bool(torch.isfinite(table.float()).all()):

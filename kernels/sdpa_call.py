@@ -114,7 +114,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, q_start: int) -> Tenso
 def _plain_focus(q: Tensor, k: Tensor, field: KeyField | None, scale: float, q_start: int) -> Tensor:
     """The mass of R of every row without the law, twice: float32 [B, Hq, S, 2]."""
     batch, q_heads, n_rows, _ = q.shape
-    masses = torch.zeros(batch, q_heads, n_rows, 2, device=q.device)
+    masses = torch.zeros(batch, q_heads, n_rows, 2, dtype=torch.float32, device=q.device)
     if field is None:
         return masses
     keys, k_heads = k.shape[2], k.shape[1]
@@ -204,12 +204,13 @@ def _terms(
     field: KeyField, end: int, law: str, alpha: float, mark: float | None, q: Tensor, key_heads: int
 ) -> Terms | None:
     """What the rows need of the first `end` keys of the field; None if there is nothing to steer with."""
-    table = torch.ones(q.shape[1]) if field.gains is None else field.gains.float().cpu()
+    ones = torch.ones(q.shape[1], dtype=torch.float32)
+    table = ones if field.gains is None else field.gains.float().cpu()
     if not _moves(law, alpha, *field.seen[end - 1].tolist()) or not bool(table.any()):
         return None
     visual = field.visual[:end]
     return make_terms(
-        field.weights[:end], visual, field.start, alpha * table.double(), torch.ones(q.shape[1]), key_heads,
+        field.weights[:end], visual, field.start, alpha * table.double(), ones, key_heads,
         law=law, mark=mark, gapless=bool(visual.all()), regions=None, on=table != 0,
         dtype=torch.float64 if q.dtype == torch.float64 else torch.float32,
     )  # fmt: skip

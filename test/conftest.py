@@ -1,5 +1,6 @@
 """Every test runs against the installed steer_ros, on a ROS domain of its own."""
 
+import contextlib
 import os
 import random
 import socket
@@ -73,6 +74,24 @@ def pytest_report_header(config):
 def repo():
     """The root of the repository."""
     return ROOT
+
+
+@pytest.fixture
+def another_load():
+    """A context in which another thread loads a bfloat16 model: for the whole process Transformers then changes the
+    dtype that PyTorch makes tensors in."""
+    import torch
+
+    @contextlib.contextmanager
+    def under_way():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return under_way
 
 
 @pytest.fixture(scope="session")

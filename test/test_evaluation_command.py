@@ -13,7 +13,9 @@ from evaluation_helpers import World
 from steer_ros import cli
 from steer_ros.evaluation import command, extras, harm, redirect
 from steer_ros.evaluation.options import Options
+from steer_ros.evaluation.settings import Setting, override
 from steer_ros.evaluation.stats import share
+from steer_ros.steering import make_law
 
 ROWS = {"hits": share([True, False]), "range4x_1": share([True]), "range4x_2": share([False, True])}
 
@@ -43,7 +45,7 @@ def test_a_suite_to_json(suites, tmp_path, capsys):
     path = tmp_path / "new" / "out.json"
     assert cli.main(["evaluate", "steering", "--suite", "good", "--json", str(path), "--limit", "3"]) == 0
     assert json.loads(path.read_text()) == ROWS
-    assert suites[0].limit == 3 and suites[0].seed is None and suites[0].out is None
+    assert suites[0].limit == 3 and suites[0].seed is None
     assert "hits" in capsys.readouterr().out
 
 
@@ -52,6 +54,21 @@ def test_all_suites_go_on_when_one_fails(suites, tmp_path, capsys):
     assert cli.main(["evaluate", "steering", "--suite", "all", "--json", str(path)]) == 1
     assert json.loads(path.read_text()) == {"good": ROWS}
     assert "evaluate: bad: easy_vqa is missing and can't be had\n" in capsys.readouterr().err
+
+
+def test_all_suites_on_a_folder_are_those_that_it_says_something_to(suites, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "SUITES", {"good": "paper_good", "text": "paper_bad", "vqa": "paper_bad"})
+    assert cli.main(["evaluate", "steering", "--suite", "all", "--data", str(tmp_path)]) == 0
+    assert [options.data for options in suites] == [tmp_path]
+    assert capsys.readouterr().out.startswith("steer-ros evaluate: without text and vqa: ")
+
+
+def test_a_mark_alone_is_for_the_law_that_the_model_has(suites):
+    assert cli.main(["evaluate", "steering", "--suite", "good", "--mark", "0.95"]) == 0
+    own = Setting("ours", make_law("share", 1.5, 0.9))
+    assert override(own, suites[0].overrides).law == make_law("share", 1.5, 0.95)
+    with pytest.raises(ValueError, match=r"mark: 0\.95 with law conserving"):
+        override(Setting("ours", make_law("conserving")), suites[0].overrides)
 
 
 def test_a_suite_that_fails_alone(suites, capsys):
@@ -83,6 +100,8 @@ def test_a_report(suites, tmp_path, monkeypatch):
         (["--alpha", "65"], "alpha: 65"),
         (["--alpha", "nan"], "alpha: nan"),
         (["--law", "share"], "mark"),
+        (["--mark", "1.5"], "mark: 1.5"),
+        (["--mark", "nan", "--alpha", "3"], "mark: nan"),
         (["--law", "share", "--mark", "1.5"], "mark"),
         (["--law", "additive", "--mark", "0.5"], "mark"),
         (["--gate", "rows=3"], "gate: 'rows=3'"),
@@ -93,6 +112,14 @@ def test_wrong_arguments_are_named_in_one_line(suites, arguments, says, capsys):
     assert cli.main(["evaluate", "steering", "--suite", "good", *arguments]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1 and not suites
+
+
+def test_a_suite_without_use_for_data_refuses_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "need_at_import", lambda modules, say: None)
+    monkeypatch.setattr(command, "run_suite", lambda name, options: pytest.fail("it would leave the folder out"))
+    assert cli.main(["evaluate", "steering", "--suite", "text", "--data", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert f"--data: {tmp_path}" in err and err.count("\n") == 1
 
 
 def test_models_that_are_not_there(capsys):

@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 import tiny_models
 import torch
+import transformers
 
-from steer_ros.evaluation import text
+from steer_ros.evaluation import text, text_model
 from steer_ros.evaluation.options import Options
 from steer_ros.evaluation.settings import Setting, override
 from steer_ros.evaluation.text_model import TextModel
@@ -140,6 +141,25 @@ def next_token(model, laid, ids, target):
         model.attachment.phase = "act"
         with model.attachment.steer(SteeringField(laid.spans, weights), LAW):
             return int(model.model(torch.tensor([ids])).logits[0, -1].argmax())
+
+
+def test_the_phase_does_not_outlast_an_answer(model):
+    _, laid = same_shape(model, 2)
+    model.answer(model.read(laid), False, 1, LAW, None, 2, lambda row, text: False)
+    assert model.attachment.phase == "think"
+
+
+def test_smollm2_takes_a_device_by_name(monkeypatch, tmp_path):
+    made = Reasoner.from_pretrained(str(tiny_models.r1_folder()))
+    made.close()
+    monkeypatch.setattr(text_model, "smollm2_folder", lambda say: tmp_path)
+    monkeypatch.setattr(text_model, "NEEDS", ())
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: made.tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: made.model)
+    assert text_model.load_smollm2(device="auto").model is made.model
+    monkeypatch.setattr(text_model, "smollm2_folder", lambda say: pytest.fail("that would fetch it"))
+    with pytest.raises(ValueError, match="device 'cuda:99'"):
+        text_model.load_smollm2(device="cuda:99")
 
 
 def test_rows_that_are_done_leave_the_others_alone(model):

@@ -127,6 +127,30 @@ def test_a_network_learns_on_a_frozen_model(pair):
     assert turn.steered and turn.focus_after > turn.focus_before
 
 
+def test_lessons_are_where_the_model_is(pair):
+    perceiver, _, folder = pair
+    (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
+    far = Reasoner.from_pretrained(str(folder))
+    for part in (far.model, far.bridge):
+        part.to("meta")  # in a GPU's place
+    lesson = next(tune_strength.lessons_of(far, case))
+    parts = {name: getattr(lesson, name).device.type for name in ("embeds", "answer", "weights")}
+    assert parts == dict.fromkeys(parts, "meta")
+
+
+def test_the_fixed_strength_is_chosen_on_the_scenes_that_taught(pair, tmp_path, monkeypatch):
+    perceiver, reasoner, folder = pair
+    judged = []
+    monkeypatch.setattr(tune_strength, "cases", lambda perceiver, seed, count, names: [seed] * count)
+    monkeypatch.setattr(tune_strength, "train", lambda *_: tune_strength.StrengthNet())
+    monkeypatch.setattr(tune_strength, "share_right", lambda reasoner, asked, setting: judged.append(asked) or 0.5)
+    args = options(tune_strength, "--scenes", "3", "--judged", "1")
+    args.out = tmp_path
+    tune_strength.tune(perceiver, reasoner, folder, args)
+    seen, others = [tune_strength.SEED] * 3, [tune_strength.JUDGED_SEED]
+    assert judged == [seen] * len(tune_strength.CURVE) + [others] * 2
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -104,6 +104,15 @@ def test_other_models_are_asked_for_a_short_answer_and_read_regions_as_words(ima
         assert given["regions"] == [("board", (28.0, 0.0, 56.0, 28.0))], "steered or not"
 
 
+def test_what_is_merely_salient_has_no_words_to_be_steered_to(image, monkeypatch):
+    models = Models("somebody/reasoner", bridge="text")
+    salient = Mask(np.full((4, 6), 90, np.int8), label="", source="saliency")
+    monkeypatch.setattr(models, "detect_regions", lambda prompt, features: [salient])
+    rows = measure([Item("1", "What is it?", image, ("no",) * 10, "other")], "vqav2", models)
+    assert [(mask, given["regions"]) for _, mask, given in models.asked] == [(None, [])], "asked once, unsteered"
+    assert rows["with_region"]["value"] == 0.0 and rows["accuracy"]["value"] == 1.0
+
+
 def test_a_broken_image_is_named(image):
     Path(image).write_bytes(b"no picture")
     with pytest.raises(BenchmarkError, match=r"question 7: image .*frame\.png: broken"):

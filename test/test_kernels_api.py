@@ -57,6 +57,30 @@ def test_strengths_and_lengths_may_be_tensors(law, impl):
     assert torch.equal(placed[0], numbers[0])
 
 
+@pytest.mark.parametrize("law", STEERING)
+@pytest.mark.parametrize("impl", ["reference", "sdpa", "triton"])
+def test_another_models_load_changes_nothing(law, impl, another_load):
+    def run(rows):
+        q, k, v, _ = tensors
+        q = q[:, :, -rows:]
+        if impl == "triton" and api.why_not_triton(q, k, v):
+            pytest.skip(api.why_not_triton(q, k, v))
+        dense = torch.zeros(20, dtype=torch.int8)
+        dense[5:8] = 100
+        field = make_key_field(dense, [(4, 6)], gains=[0.3, 1.0, 0.0, 2.0])
+        for this in (field, None):
+            yield from steered_attention(q, k, v, this, law, mark=MARK.get(law), focus=True, impl=impl)
+
+    tensors = inputs(head_size=64)
+    for rows in (1, 3):
+        wanted = list(run(rows))
+        with another_load():
+            found = list(run(rows))
+        assert all(
+            a.dtype == b.dtype == torch.float32 and torch.equal(a, b) for a, b in zip(wanted, found, strict=True)
+        )
+
+
 @settings(max_examples=40, deadline=None)
 @given(cases(laws=("none", *STEERING)))
 def test_strides_do_not_matter(case):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -237,6 +239,49 @@ def test_tokenizer_is_tokenizer_json(tmp_path):
     tokenizer = loading.load_tokenizer(folder, "r1")
     for text in ("Pick up  the\nred beaker.", " leading", "naïve 🙂"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "cuda:99", "gpu", "", None])
+def test_devices_that_are_none(device):
+    with pytest.raises(ValueError, match=r"^device .*(must be cpu, cuda, cuda:<n> or auto|this machine has \d+ CUDA)"):
+        loading.pick_device(device)
+
+
+def test_two_loads_put_the_default_dtype_back():
+    inside, most = [], []
+
+    class Model:
+        @staticmethod
+        def from_pretrained(folder, dtype, **given):  # as Transformers does
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(dtype)
+            inside.append(dtype)
+            most.append(len(inside))
+            time.sleep(0.1)
+            inside.remove(dtype)
+            torch.set_default_dtype(before)
+            return torch.nn.Linear(1, 1), {}
+
+    def load(dtype):
+        loading.load_model(Model, None, torch.device("cpu"), dtype, "stand-in")
+
+    threads = [threading.Thread(target=load, args=(dtype,)) for dtype in (torch.bfloat16, torch.float16)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most == [1, 1] and torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_bridge_keeps_its_weights_while_another_model_loads(tmp_path, another_load):
+    bridge = Bridge(32, 24)
+    bridge.save(tmp_path)
+    with another_load():
+        loaded = load_bridge(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(bridge.parameters(), loaded.parameters(), strict=True))
 
 
 def test_bridge_round_trip(tmp_path):

@@ -63,6 +63,12 @@ def test_a_thought_without_end(thinker, features, say):
     assert turn.cut_short and turn.cut_reason == "malformed"
 
 
+def test_the_phase_does_not_outlast_the_turn(thinker, features, mask, say):
+    say("a</think>Go.")
+    assert thinker.generate(PROMPT, features, mask).action == "Go."
+    assert thinker.attachment.phase == "think"
+
+
 def test_an_empty_action(thinker, features, say):
     say("a</think>\n\n")
     turn = thinker.generate(PROMPT, features)
@@ -162,7 +168,8 @@ def test_a_prompt_too_long(thinker, features):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [("law", "magic"), ("gate", "layers=9"), ("gate", "no"), ("max_new_tokens", 0), ("max_new_tokens", 2.5),
-     ("max_thought_tokens", -1), ("visual_context", "image"), ("visual_context", [None])],
+     ("max_thought_tokens", -1), ("visual_context", "image"), ("visual_context", [None]), ("adaptive", 0.5),
+     ("adaptive", [[1.0]])],
 )  # fmt: skip
 def test_bad_settings(thinker, features, mask, argument, value):
     arguments = {"prompt": PROMPT, "visual_context": features, "steering_mask": mask} | {argument: value}

@@ -10,7 +10,7 @@ from steer_ros.models.context import embed
 from steer_ros.models.decode import GreedyDecoder
 from steer_ros.models.weighting import as_masks, token_weights
 from steer_ros.steering import Span, SteeringField, make_law
-from steer_ros.steering.attach import Attachment
+from steer_ros.steering.attachment import Attachment
 
 PROMPT = "Pick up one object."
 LAW = make_law("additive", 3.0)

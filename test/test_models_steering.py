@@ -15,6 +15,7 @@ from steer_ros.models.context import embed
 from steer_ros.models.decode import GreedyDecoder
 from steer_ros.regions.mask import pool_to_tokens
 from steer_ros.steering import make_law
+from steer_ros.steering.strength import StrengthNet
 from steer_ros.steering.tuned import Tuned
 
 PROMPT = "Pick up one object."
@@ -102,6 +103,27 @@ def test_unsteered_is_the_models_own_greedy(thinker, features):
     turn = thinker.generate(PROMPT, features, max_new_tokens=24)
     assert turn.output_ids == wanted
     assert not turn.steered and turn.unsteered_why == "no steering_mask" and turn.focus_after is None
+
+
+def test_another_load_leaves_a_turn_alone(thinker, mask, another_load):
+    network = StrengthNet()
+
+    def turns():
+        features = perceiver().encode(frame())
+        yield features.tokens.tolist()
+        for settings in (
+            {"alpha": 3.3},
+            {"alpha": 3.3, "gate": "layers=1-2;pairs=1.0,2.1", "schedule": "half_life=3;contrast=1"},
+            {"law": "share", "mark": 0.9},
+            {"law": "target", "mark": 0.3},
+            {"law": "conserving", "alpha": 1.0, "adaptive": network},
+        ):
+            turn = thinker.generate(PROMPT, features, mask, max_new_tokens=6, **settings)
+            yield turn.output_ids, turn.focus_before, turn.focus_after
+
+    wanted = list(turns())
+    with another_load():
+        assert list(turns()) == wanted
 
 
 def test_gains_multiply_the_alpha_head_by_head(thinker, features, mask, monkeypatch):

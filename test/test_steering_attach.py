@@ -1,12 +1,17 @@
 """Steering inside real Transformers classes with random weights: exact on text rows, sdpa bit for bit elsewhere."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import transformers as hf
 from steering_helpers import IDS, MODELS, SPAN, build, field, greedy, prefill_and_decode, qwen2, text_config, weights
 
-from steer_ros.steering import Gate, Span, SteeringField, attach, make_law
+from steer_ros import steering
+from steer_ros.steering import Gate, Span, SteeringField, SteeringReport, attach, make_law
 
 # Newer Transformers call it `cache`; older ones, which we support too, know only this name.
 pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
@@ -255,3 +260,20 @@ def test_a_picture_passes_the_vision_tower_unsteered():
     assert report.attention_calls == 3
     assert report.focus_after > report.focus_before > 0
     assert (steered != plain).any(-1)[0].tolist() == [False] * 7 + [True] * 5
+
+
+def test_attach_is_the_function_whatever_was_imported_before_it():
+    modules = sorted(file.stem for file in Path(steering.__file__).parent.glob("*.py") if file.stem != "__init__")
+    first = "".join(f"import steer_ros.steering.{name}\n" for name in modules)
+    then = "from steer_ros.steering import attach\nassert callable(attach), attach"
+    subprocess.run([sys.executable, "-c", first + then], check=True)
+
+
+def test_focus_is_added_up_over_the_devices_of_one_model(monkeypatch):
+    report, cpu = SteeringReport(), torch.Tensor.cpu
+    # "meta" in a second GPU's place, all of whose numbers are 0
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(self.shape) if self.is_meta else cpu(self))
+    for device in ("cpu", "meta", "cpu"):
+        both = torch.full((1, 4, 1, 2, 2), 0.3, device=device)
+        report.add_focus("think", both, torch.ones(4, device=device), 4)
+    assert report.focus_before == pytest.approx(0.2) == report.regions_after[0]

@@ -182,6 +182,35 @@ def test_adaptive_strength_is_kept_bounded_and_used(model, tmp_path):
     assert not torch.allclose(logits["strong"], logits["fixed"], atol=1e-4)
 
 
+def test_a_network_keeps_its_weights_while_another_model_loads(tmp_path, another_load):
+    net = StrengthNet()
+    save_strength(tmp_path, net)
+    with another_load():
+        again = load_strength(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+
+
+def test_alpha_or_mark_alone_is_of_the_models_own_law():
+    tuned = Tuned(make_law("share", 1.5, 0.9), strength=torch.ones(2, 2))
+    assert tuned.law_as(None) == (tuned.law, tuned.strength)
+    assert tuned.law_as(None, alpha=3.0) == (make_law("share", 3.0, 0.9), None)
+    assert tuned.law_as(None, mark=0.5) == (make_law("share", 1.5, 0.5), None)
+    assert tuned.law_as("target", mark=0.5) == (make_law("target", 0.0, 0.5), None)
+    with pytest.raises(ValueError, match="mark: None"):
+        tuned.law_as("share", 3.0)  # a law that is named begins anew
+    with pytest.raises(ValueError, match=r"mark: 0\.5 with law additive"):
+        Tuned(make_law("additive")).law_as(None, mark=0.5)
+
+
+def test_what_is_no_network_is_named(model):
+    field = SteeringField([SPAN], probe(model).regions[0])
+    with attach(model) as attachment:
+        for adaptive in (2.0, torch.ones(4, 4)):
+            refused = pytest.raises(ValueError, match=r"^adaptive: .*accepted is a StrengthNet")
+            with refused, attachment.steer(field, make_law("conserving"), adaptive=adaptive):
+                pass
+
+
 def test_no_network_where_one_is_named(tmp_path):
     with pytest.raises(ValueError, match=FILE):
         load_strength(tmp_path)

@@ -106,6 +106,17 @@ def test_wrong_gates_are_named(text):
         Gate.parse(text)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"layers": 2}, {"heads": 0}, {"layers": [None]}, {"layers": [(0, "2")]}, {"heads": [[1]]}, {"pairs": 3},
+     {"pairs": [1, 2]}, {"pairs": [(0, "a"), (0, 1)]}, {"phases": 1}, {"phases": ["think", 2]}],
+)  # fmt: skip
+def test_what_is_no_list_of_places_is_named(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"^gate {name}: .*accepted"):
+        Gate(**wrong)
+
+
 @FEW
 @given(st.sets(st.integers(0, 5), min_size=1), st.sets(st.integers(0, 3), min_size=1))
 def test_a_gate_table_is_the_product_of_layers_and_heads(layers, heads):

@@ -1,5 +1,7 @@
 """Models steered by Triton's kernels: the same text as by the specification. Without a GPU, in the interpreter."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,14 @@ def test_a_field_without_weights_is_sdpa_bit_for_bit(model):
         again = prefill_and_decode(model) if DEVICE == "cpu" else model(IDS).logits
     assert torch.equal(again, plain)
     assert report.nothing_to_steer == "all weights are 0"
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
+def test_another_models_load_changes_nothing(model, law, another_load):
+    logits = []
+    with attach(model) as attachment, torch.no_grad():
+        for context in (contextlib.nullcontext, another_load):
+            with context(), attachment.steer(field(law), law, impl="triton", measure_focus=True) as report:
+                logits.append(model(IDS).logits)
+            assert report.attention_calls == 2
+    assert torch.equal(*logits)

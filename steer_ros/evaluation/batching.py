@@ -25,7 +25,7 @@ class BatchDecoder:
     Args:
         model: a Transformers causal language model.
         tokenizer: its tokenizer.
-        attachment: of that model; its phase is set while decoding. None: nothing is ever steered.
+        attachment: of that model; its phase is set while decoding, and "think" after. None: nothing is ever steered.
         stop: token ids that end an answer.
         think_end: token id that closes a thought; None: the model has none and is in the phase "act" from the start.
     """
@@ -99,6 +99,8 @@ class BatchDecoder:
                         chosen = [rows[places[place]] for place in kept]
                         waiting.append((then, chosen, left, [(best[place],) for place in kept]))
         finally:
+            if self.attachment is not None:
+                self.attachment.phase = "think"
             if schedule is not None:
                 self.attachment.factor = 1.0
         return [self._text(ids) for ids in written]

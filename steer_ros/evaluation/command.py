@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 
 from ..lab.demo_plan import FIRST_TRAINING_SEED
 from ..models.loading import ModelLoadError
-from ..steering import LAW_NAMES, UnsteerableModelError
+from ..steering import LAW_NAMES, UnsteerableModelError, make_law
 from .extras import ExtraError, need_at_import
 from .options import Options
 from .report import write_report
@@ -33,7 +33,7 @@ SUITES = {
     "harm": "steer_ros.evaluation.harm",
     "compare": "steer_ros.evaluation.compare",
 }
-OWN_DATA = ("vqa", "text")  # suites that a folder of foreign scenes says nothing to
+OWN_DATA = ("vqa", "text")  # suites that a folder of foreign scenes says nothing to; vqa takes one of a public set
 ERRORS = (ValueError, OSError, ExtraError, ModelLoadError, UnsteerableModelError)
 
 
@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the suites; prints a table for each. Returns 0, 1 when a suite of several failed, 2 after one line."""
     names = list(SUITES) if args.suite == "all" else [args.suite]
+    left_out = [name for name in names if name in OWN_DATA] if args.suite == "all" and args.data is not None else []
+    names = [name for name in names if name not in left_out]
     try:
         options = options_of(args)
         prepare(names, options)
@@ -67,6 +69,8 @@ def main(args: argparse.Namespace) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
     except ERRORS as error:
         return _refuse(error)
+    if left_out:
+        print(f"steer-ros evaluate: without {' and '.join(left_out)}: the scenes of --data say nothing to them")
     results: dict[str, dict[str, Row]] = {}
     failed = 0
     for name in names:
@@ -102,8 +106,10 @@ def options_of(args: argparse.Namespace) -> Options:
         )
     if args.data is not None and not args.data.is_dir():
         raise ValueError(f"--data: {args.data}: no such folder")
+    if args.data is not None and args.suite == "text":
+        raise ValueError(f"--data: {args.data}: accepted is none with --suite text, which has prompts of its own")
     overrides = {name: getattr(args, name) for name in FIELDS}
-    override(UNSTEERED, overrides)  # so that a wrong one is told before anything is loaded
+    check_overrides(overrides)
     return Options(
         limit=args.limit,
         seed=args.seed,
@@ -112,9 +118,18 @@ def options_of(args: argparse.Namespace) -> Options:
         perception=args.perception,
         reasoning=args.reasoning,
         overrides=overrides,
-        out=args.report.parent / "images" if args.report else None,
         device=args.device,
     )
+
+
+def check_overrides(overrides: Mapping[str, object]) -> None:
+    """ValueError for one that no model takes, before anything is loaded. Without a law, alpha and mark are of the
+    model's own, which is not known yet."""
+    mark = overrides["mark"]
+    if overrides["law"] is None and mark is not None:
+        make_law("share", mark=mark)  # whose range has target's in it
+        overrides = {**overrides, "mark": None}
+    override(UNSTEERED, overrides)
 
 
 def run_suite(name: str, options: Options) -> dict[str, Row]:

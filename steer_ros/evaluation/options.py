@@ -35,7 +35,6 @@ class Options:
     setting: how is steered; None: the model's default with `overrides`.
     overrides: of law, alpha, mark, gate, schedule; see `settings.override`.
     kind: of a published set in `data`: vqav2, gqa or pope; None: told from its files.
-    out: a folder for plots; None: none are drawn.
     progress: called with one line now and then.
     parallel: whether scenes may be shared out to two processes.
     """
@@ -48,7 +47,6 @@ class Options:
     setting: Setting | None = None
     overrides: Mapping[str, object] = field(default_factory=dict)
     kind: str | None = None
-    out: Path | None = None
     progress: Callable[[str], None] = to_stderr
     device: str = "cpu"
     parallel: bool = True

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..models.decode import _cache_keyword
-from ..models.loading import stop_ids
+from ..models.loading import pick_device, stop_ids
 from ..models.tokenizing import encode_plain, encode_template, render_template
 from ..steering import Gate, Law, Span, SteeringField, attach
 from ..steering.schedule import Schedule
@@ -137,7 +137,9 @@ def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") 
 
     Raises:
         ExtraError: a package is missing and can't be installed, or was, and only a new process will see it.
+        ValueError: an unknown device.
     """
+    picked = pick_device(device)  # a wrong one is told before anything is fetched
     if missing := [module for module in NEEDS if importlib.util.find_spec(module) is None]:
         for module in missing:
             need(module, say=say)
@@ -161,7 +163,7 @@ def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") 
     finally:
         if bars:
             logging.enable_progress_bar()
-    return TextModel(model.to(device).requires_grad_(False), tokenizer)
+    return TextModel(model.to(picked).requires_grad_(False), tokenizer)
 
 
 def smollm2_folder(say: Callable[[str], None] | None = None) -> Path:

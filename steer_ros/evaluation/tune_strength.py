@@ -40,7 +40,8 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class Lesson:
-    """One answer to be read: embeds [1, L, hidden] of context and answer, its tokens, and where the region is."""
+    """One answer to be read: embeds [1, L, hidden] of context and answer, its tokens, and where the region is. All on
+    the model's device."""
 
     embeds: Tensor
     answer: Tensor
@@ -74,7 +75,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
 
     seen = list(cases(perceiver, SEED, args.scenes, names=2))
     net = train(reasoner, seen, args.steps, args.seed)
-    fixed = max(CURVE, key=lambda alpha: share_right(reasoner, seen[: args.judged], setting(alpha)))
+    fixed = max(CURVE, key=lambda alpha: share_right(reasoner, seen, setting(alpha)))
     judged = list(cases(perceiver, JUDGED_SEED, args.judged, names=2))
     rows: dict[str, object] = {
         "fixed_alpha": fixed,
@@ -101,11 +102,12 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
 
 
 def train(reasoner: Reasoner, seen: list[Case], steps: int, seed: int) -> StrengthNet:
-    """A network trained on the right answers about the objects of these scenes."""
+    """A network trained on the right answers about the objects of these scenes: where the model is, but left on the
+    CPU."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = StrengthNet()
+        net = StrengthNet().to(reasoner.device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     lessons = [lesson for case in seen for lesson in lessons_of(reasoner, case)]
@@ -121,7 +123,7 @@ def train(reasoner: Reasoner, seen: list[Case], steps: int, seed: int) -> Streng
         mean = value if step == 0 else 0.9 * mean + 0.1 * value
         if (step + 1) % 25 == 0:
             print(f"strength: step {step + 1} of {steps}, loss {mean:.4f}", flush=True)
-    return net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False).cpu()
 
 
 @torch.no_grad()
@@ -133,12 +135,11 @@ def lessons_of(reasoner: Reasoner, case: Case) -> Iterator[Lesson]:
         kind = NAMING[index % len(NAMING)]
         context = reasoner.layout.with_tokens(str(rng.choice(OPEN[kind])), [int(case.features.tokens.shape[0])])
         answer = f"{open_thought(kind, fact)}\n</think>\n\n{open_action(kind, fact)}{tokenizer.eos_token}"
-        ids = torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids)
+        ids = torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids, device=reasoner.device)
         before = embed(reasoner.model, context, [case.features.tokens], reasoner.bridge)
-        weights = pool_to_tokens(case.weights(fact), case.features.grid.merge).reshape(-1)
-        yield Lesson(
-            torch.cat([before, table(ids[None, :-1])], 1), ids, context.spans[0][0], torch.from_numpy(weights)
-        )
+        pooled = pool_to_tokens(case.weights(fact), case.features.grid.merge).reshape(-1)
+        weights = torch.from_numpy(pooled).to(reasoner.device)
+        yield Lesson(torch.cat([before, table(ids[None, :-1])], 1), ids, context.spans[0][0], weights)
 
 
 def loss_of(reasoner: Reasoner, net: StrengthNet, lesson: Lesson) -> Tensor:

@@ -2,7 +2,8 @@
 
 Where a question's region comes from: GQA: the boxes, in the scene graph, of the objects that the question is about.
 POPE: what perception finds when it looks for the thing asked for. VQAv2: what perception finds for the question. A
-question without a region is answered unsteered in both columns.
+question without a region is answered unsteered in both columns; so is one whose region has no name, by a model that
+sees regions by their words only.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def answer(reasoner: Reasoner, item: Item, features: VisualFeatures, masks: list
     turn = reasoner.generate(
         item.question if builtin else item.question + SHORT,
         features,
-        regions=[(mask.label, mask.box) for mask in masks if mask.label.strip()] if lists else None,
+        regions=[(mask.label, mask.box) for mask in masks] if lists else None,
         max_new_tokens=LONGEST["builtin" if builtin else "other"],
         measure_focus=False,
         **setting.arguments(masks),
@@ -94,6 +95,8 @@ def measure(benchmark: Benchmark, perceiver: Perceiver, reasoner: Reasoner, sett
         except ValueError as error:
             raise BenchmarkError(f"question {item.id}: {error}") from error
         masks = regions_of(item, benchmark.kind, perceiver, features)
+        if reasoner.bridge_for(features) == "text":  # what is merely salient has no name to be said by
+            masks = [mask for mask in masks if mask.label.strip()]
         found.append(bool(masks))
         said["_unsteered"].append(answer(reasoner, item, features, masks, UNSTEERED))
         said[""].append(answer(reasoner, item, features, masks, setting) if masks else said["_unsteered"][-1])

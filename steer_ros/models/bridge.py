@@ -78,7 +78,7 @@ def load_bridge(
     try:
         bridge = Bridge(
             **{key: config[key] for key in ("kind", "vl_hidden", "hidden", "inner", "vl_model") if key in config}
-        )
+        ).float()  # another model's load may have PyTorch make it in another dtype
         if bridge.kind == "mlp":
             bridge.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except Exception as error:  # a missing key, shape or file: all mean a broken bridge

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 # What is ever fetched from the hub. Pickled weights and Python files are not on the list.
 _FETCH = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+# A load changes PyTorch's default dtype, of the whole process, and puts back what it found: two at once would put back
+# each other's.
+_LOADING = threading.Lock()
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -137,6 +141,8 @@ def pick_device(device: str | torch.device) -> torch.device:
         picked = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device {device!r}: must be cpu, cuda, cuda:<n> or auto") from error
+    if picked.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {str(device)!r}: must be cpu, cuda, cuda:<n> or auto")
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return picked
@@ -168,15 +174,16 @@ def load_model(model_class, folder: Path, device: torch.device, dtype: torch.dty
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, info = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
+        with _LOADING:
+            model, info = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
     except Exception as error:  # a broken folder raises almost anything
         raise ModelLoadError(f"model {name!r}: {one_line(error)}") from error
     finally:

@@ -89,8 +89,8 @@ class FramePreprocessor:
         pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]  # [1, 3, H, W]
         if pixels.shape[-2:] != (grid.height, grid.width):
             pixels = _resize(pixels, (grid.height, grid.width))
-        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
-        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         pixels = (pixels[0].float() * self.rescale - mean) / std
         p, m = self.patch, self.merge
         blocks = pixels.reshape(3, grid.rows // m, m, p, grid.cols // m, m, p).permute(1, 4, 2, 5, 0, 3, 6)

@@ -163,7 +163,7 @@ class Reasoner:
                 leaves them. A region that moves to another place has the answer begun anew, if guard follows moves.
             measure_focus: whether the region's share of attention is measured. Without it a guard can't see
                 attention collapse, nor whether the focus was reached.
-            mark: share's rho or target's psi, for these laws by name.
+            mark: share's rho or target's psi. None: the model's own with its own law.
             schedule: a Schedule or its text ("think=1;act=0;half_life=20;sure=0.9"): how the strength runs over the
                 answer. None: the model's own, "constant" if it has none.
             guard: whether an over-steered answer is rolled back to less strength within the turn, a region that
@@ -177,6 +177,10 @@ class Reasoner:
         check_text("prompt", prompt, self.max_length)
         own = self.tuned or Tuned(make_law("conserving"))
         law, strength = own.law_as(law, alpha, mark)
+        if adaptive is not None and not isinstance(adaptive, (StrengthNet, torch.Tensor)):
+            raise ValueError(
+                f"adaptive: {type(adaptive).__name__}, must be a StrengthNet, a tensor [layers, query heads] or None"
+            )
         strength = strength if adaptive is None else adaptive
         gate = own.gate if gate is None else gate if isinstance(gate, Gate) else Gate.parse(gate)
         schedule, watch = own.schedule if schedule is None else as_schedule(schedule), as_guard(guard)

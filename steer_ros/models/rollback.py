@@ -114,7 +114,7 @@ def _attempt(
             )
             reason = Attempt(asked.model, writer, steering, stop, refresh).write(embeds)
     finally:
-        attachment.factor, attachment.watch = 1.0, True
+        attachment.phase, attachment.factor, attachment.watch = "think", 1.0, True
     if not reason:
         settle(turn, report, field)
         if asked.guard is not None:

@@ -11,7 +11,7 @@ from .report import FocusRows, SteeringReport
 from .schedule import Schedule
 
 if TYPE_CHECKING:
-    from .attach import Attachment, attach
+    from .attachment import Attachment, attach
 
 __all__ = [
     "LAW_NAMES",
@@ -36,8 +36,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import what needs Transformers (seconds) only when it is asked for."""
     if name in ("Attachment", "attach"):
-        # The submodule has the function's name: once imported it would hide it, so both names are bound here.
-        from .attach import Attachment, attach
+        from .attachment import Attachment, attach
 
         globals().update(Attachment=Attachment, attach=attach)
         return globals()[name]

@@ -33,9 +33,12 @@ class Gate:
         object.__setattr__(self, "layers", _indices("gate layers", self.layers))
         object.__setattr__(self, "heads", _indices("gate heads", self.heads))
         object.__setattr__(self, "pairs", _pairs(self.pairs))
-        phases = frozenset([self.phases] if isinstance(self.phases, str) else self.phases)
+        try:
+            phases = frozenset([self.phases] if isinstance(self.phases, str) else self.phases)
+        except TypeError:
+            phases = frozenset()
         if not phases or not phases <= set(PHASES):
-            raise ValueError(f"gate phases: {sorted(phases)}; accepted are {' and '.join(PHASES)}, at least one")
+            raise ValueError(f"gate phases: {self.phases!r}; accepted are {' and '.join(PHASES)}, at least one")
         object.__setattr__(self, "phases", phases)
 
     @classmethod
@@ -65,7 +68,7 @@ class Gate:
 
         Raises ValueError if a layer or head is beyond the model's.
         """
-        table = torch.ones(num_layers, num_heads)
+        table = torch.ones(num_layers, num_heads, dtype=torch.float32)
         for name, chosen, axis in (("layers", self.layers, 0), ("heads", self.heads, 1)):
             if chosen is None:
                 continue
@@ -115,12 +118,15 @@ def _pairs(chosen: Iterable[tuple[int, int]] | None) -> tuple[tuple[int, int], .
     """Sorted unique (layer, head) pairs."""
     if chosen is None:
         return None
-    pairs = sorted({tuple(pair) for pair in chosen})
+    try:
+        pairs = {tuple(pair) for pair in chosen}
+    except TypeError:  # no list, or of no pairs
+        pairs = set()
     if not pairs or any(
         len(pair) != 2 or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in pair) for pair in pairs
     ):
         raise ValueError(f"gate pairs: {chosen!r}; accepted are (layer, head) pairs, at least one")
-    return tuple(pairs)  # type: ignore[arg-type]
+    return tuple(sorted(pairs))  # type: ignore[arg-type]
 
 
 def _indices(name: str, chosen: Iterable[int | range | tuple[int, int]] | range | None) -> tuple[int, ...] | None:
@@ -128,12 +134,15 @@ def _indices(name: str, chosen: Iterable[int | range | tuple[int, int]] | range 
     if chosen is None:
         return None
     indices: set[int] = set()
-    for item in chosen:
-        if isinstance(item, tuple) and len(item) == 2:
-            item = range(item[0], item[1] + 1)
-            if not item:
-                raise ValueError(f"{name}: {chosen!r}; accepted are ranges that do not run backwards")
-        indices.update(item if isinstance(item, range) else (item,))
+    try:
+        for item in chosen:
+            if isinstance(item, tuple) and len(item) == 2:
+                item = range(item[0], item[1] + 1)
+                if not item:
+                    raise ValueError(f"{name}: {chosen!r}; accepted are ranges that do not run backwards")
+            indices.update(item if isinstance(item, range) else (item,))
+    except TypeError:  # no list, or not of numbers
+        indices = set()
     if not indices or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in indices):
         raise ValueError(f"{name}: {chosen!r}; accepted are whole numbers from 0, at least one")
     return tuple(sorted(indices))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attach import Attachment
+from .attachment import Attachment
 from .field import Span, SteeringField
 from .laws import Law
 

@@ -213,8 +213,9 @@ class WholePath:
         """α and the mark on the device, written in place when the factor changes."""
         strengths = self._strengths
         if device not in self._marks:
-            mark = None if strengths.mark is None else torch.full((1,), strengths.mark, device=device)
-            self._marks[device] = torch.full((1,), strengths.alpha, device=device), mark
+            made = {"dtype": torch.float32, "device": device}
+            mark = None if strengths.mark is None else torch.full((1,), strengths.mark, **made)
+            self._marks[device] = torch.full((1,), strengths.alpha, **made), mark
         elif self._factors[device] != strengths.factor:
             alpha, mark = self._marks[device]
             alpha.fill_(strengths.alpha)

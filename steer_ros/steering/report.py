@@ -116,14 +116,14 @@ class SteeringReport:
             self._add_up()
 
     def _add_up(self) -> None:
-        groups: dict[tuple[str, torch.Size], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        groups: dict[tuple[str, torch.Size, torch.device], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for phase, both, heads in self._pending:
-            groups[phase, both.shape].append((both, heads))
+            groups[phase, both.shape, both.device].append((both, heads))  # a model may lie on several GPUs
         self._pending = []
-        for (phase, _), calls in groups.items():
+        for (phase, *_), calls in groups.items():
             values = torch.stack([both for both, _ in calls]).double()  # [calls, B, Hq, rows, 2, 1 + regions]
             weights = torch.stack([heads for _, heads in calls]).double()[:, None, :, None, None, None]
-            total = (values * weights).sum((0, 1, 2, 3))  # [2, 1 + regions]
+            total = (values * weights).sum((0, 1, 2, 3)).cpu()  # [2, 1 + regions]
             if total.shape[1] > 1:
                 sums, count = self._watched
                 self._watched = total if sums is None else sums + total, count

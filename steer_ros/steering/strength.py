@@ -52,7 +52,7 @@ def head_features(
     row = (q.float() @ k.transpose(2, 3) * scale).softmax(-1)[0, :, 0, start : start + len(visual)]  # [Hq, n]
     region = visual & (weights > 0)
     shares = torch.stack([row[:, region].sum(-1), row[:, visual].sum(-1)], -1).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
-    size = region.sum() / visual.sum().clamp(min=1)
+    size = region.sum(dtype=torch.float32) / visual.sum().clamp(min=1)
     rest = torch.stack([size, size.new_tensor(depth)]).expand(len(shares), 2)
     return torch.cat([shares.logit(), rest], -1)
 
@@ -103,7 +103,7 @@ def load_strength(folder: str | Path) -> StrengthNet:
     """
     from safetensors.torch import load_file
 
-    net = StrengthNet()
+    net = StrengthNet().float()  # another model's load may have PyTorch make it in another dtype
     try:
         net.load_state_dict(load_file(Path(folder) / FILE))
     except Exception as error:  # a missing file, a broken one, other names or shapes

@@ -21,7 +21,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -58,7 +58,8 @@ class Tuned:
     def law_as(
         self, law: str | Law | None, alpha: float | None = None, mark: float | None = None
     ) -> tuple[Law, StrengthNet | Tensor | None]:
-        """The law that is meant, and the strength that goes with it: the model's own where nothing is said.
+        """The law that is meant, and the strength that goes with it: the model's own where nothing is said. Alpha or
+        mark without a law: the model's own law, with that.
 
         Raises:
             ValueError: naming the argument, its value and what is accepted.
@@ -67,9 +68,10 @@ class Tuned:
             return self.law, self.strength
         if isinstance(law, Law):
             return law, None
-        name = self.law.name if law is None else law
-        given = {} if alpha is None else {"alpha": alpha}
-        return make_law(name, mark=mark, **given), None
+        given = {name: value for name, value in (("alpha", alpha), ("mark", mark)) if value is not None}
+        if law is None:
+            return replace(self.law, **given), None
+        return make_law(law, **given), None
 
 
 def fingerprint(folder: str | Path) -> str:

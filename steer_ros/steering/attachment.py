@@ -176,6 +176,8 @@ class Attachment:
             raise ValueError("regions: given without measure_focus; accepted is measure_focus=True")
         table = None if regions is None else _region_table(field, regions)
         shape = (self.num_layers, self.num_heads)
+        if adaptive is not None and not isinstance(adaptive, StrengthNet):
+            raise ValueError(f"adaptive: {type(adaptive).__name__}; accepted is a StrengthNet; a table is a field's")
         if adaptive is not None and law.marked:
             raise ValueError(f"adaptive: given with law {law.name!r}; accepted with additive and conserving")
         run = Run(field, law, gate, shape, impl=impl, measure_focus=measure_focus, regions=table, adaptive=adaptive)
