@@ -42,7 +42,7 @@ from .tally import Tally, gather
 
 SEED = 420_000
 SALT = 3
-SCENES = 200  # some 1,300 questions in each split
+SCENES = 150  # some 1,000 questions in each split
 MOST = 4  # questions of each answer in each split, a scene
 SPLITS = ("random", "popular", "adversarial")
 WAYS = ("", "_unsteered", "_random_region", "_perception")
