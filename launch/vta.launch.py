@@ -129,11 +129,17 @@ def overrides(values: dict) -> dict:
 def without(content: dict, given: dict) -> dict:
     """The file less what is given: of its sections for a node rcl heeds the last, wherever the override stands."""
     names = {key.rpartition("/")[2]: set(section["ros__parameters"]) for key, section in given.items()}
+    # What a section for both nodes loses: not a "model" that only one of those that have one is given.
+    kept = {
+        parameter
+        for owners, parameter, _ in FORWARDED.values()
+        if any(parameter not in names.get(owner, ()) for owner in owners)
+    }
+    shared = set().union(*names.values()) - kept
     left = {}
     for key, section in content.items():
         node = key.rpartition("/")[2]
-        # A section for every node loses what both are given; "model" alone is a parameter of either node of its own.
-        gone = names.get(node, set()) if "*" not in node else set().union(*names.values()) - {"model"}
+        gone = shared if "*" in node else names.get(node, set())
         if gone and isinstance(section, dict) and isinstance(section.get("ros__parameters"), dict):
             section = {**section, "ros__parameters": less(section["ros__parameters"], gone)}
             if not section["ros__parameters"]:

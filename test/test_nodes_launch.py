@@ -70,6 +70,10 @@ def test_what_is_given_goes_before_every_section_of_the_file(module):
         "/**": {"ros__parameters": {"use_sim_time": True, "model": "c"}},
     }
     assert module.without(file, {}) == file
+    both = module.overrides({"perception_model": "d", "reasoning_model": "e"})
+    assert module.without({"/**": {"ros__parameters": {"model": "c", "device": "cpu"}}}, both) == {
+        "/**": {"ros__parameters": {"device": "cpu"}}
+    }
 
 
 def test_what_is_written_reads_back(module):

@@ -204,7 +204,7 @@ class ReasoningNode(SteerNode):
         if meeting.late:
             self.health.bad(
                 "masks_late",
-                f"masks of frame {meeting.stamp} did not come within "
+                f"masks of frame {meeting.stamp}, or of those it displaced, did not come within "
                 f"{self.parameters['mask_wait_ms']:g} ms (mask_wait_ms)",
             )
         if meeting.masks is None:

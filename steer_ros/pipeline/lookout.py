@@ -81,10 +81,12 @@ class Lookout:
         if text:
             keyframe = changed or self._frames + 1 >= self.interval or stamp - self._keyframe_stamp >= self.max_age
             try:
-                masks += self._found(text, image, features, perceiver, stamp, changed, keyframe)
-            except ValueError as error:  # words that the model can't take: the frame goes on without them
-                complaints["bad_look_for"] = f"look_for: {error}"
-                self._forget()
+                found, refusal = self._ground(text, features, perceiver) if keyframe else (None, "")
+                if refusal:
+                    complaints["bad_look_for"] = refusal
+                if changed or refusal:
+                    self._tracker.reset()
+                masks += self._follow(found, image, features, stamp)
             except BaseException:
                 self.reset()  # what was half done is done anew
                 raise
@@ -103,15 +105,19 @@ class Lookout:
                 roi = None
         return Sighting(masks if text or roi is not None else None, keyframe, complaints)
 
-    def _found(
-        self, text: str, image: np.ndarray, features: Any, perceiver: Any, stamp: int, changed: bool, keyframe: bool
-    ) -> list[Mask]:
+    @staticmethod
+    def _ground(text: str, features: Any, perceiver: Any) -> tuple[list[Mask], str]:
+        """The masks of what is there by these words; and why the model can't take them, in one line, or ""."""
+        try:
+            return perceiver.detect_regions(text, features), ""
+        except ValueError as error:
+            return [], f"look_for: {error}"
+
+    def _follow(self, found: list[Mask] | None, image: np.ndarray, features: Any, stamp: int) -> list[Mask]:
+        """The masks of a frame from those that were grounded in it; None: it is no keyframe."""
         width, height = features.frame_size
         scale = (image.shape[1] / width, image.shape[0] / height)
-        if changed:
-            self._forget()
-        if keyframe:
-            found = perceiver.detect_regions(text, features)
+        if found is not None:
             # What has no object behind it (an area, a saliency) can't be followed: it holds until the next keyframe.
             self._still = [mask for mask in found if mask.source != "grounding"]
             seen = [mask for mask in found if mask.source == "grounding" and mask.box is not None]
@@ -121,7 +127,7 @@ class Lookout:
         else:
             tracks = self._tracker.carry(image, stamp)
         back = (1 / scale[0], 1 / scale[1])
-        source = "grounding" if keyframe else "track"
+        source = "track" if found is None else "grounding"
         masks = []
         for track in tracks:
             try:
@@ -130,10 +136,6 @@ class Lookout:
             except ValueError:
                 continue  # it has left the frame
         return masks + self._still
-
-    def _forget(self) -> None:
-        self._tracker.reset()
-        self._still = []
 
     @staticmethod
     def _mask(features: Any, box: Box, label: str, track_id: str, score: float, source: str) -> Mask:
