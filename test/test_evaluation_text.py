@@ -225,7 +225,7 @@ class _Reading:
 def test_the_judges_tell_first_from_only():
     prompts = draw_prompts(JUDGED, 24 * 5, 1)
     prompts = [p for p in prompts if len(p.facts) == 4]
-    rows = text.judge(Parrot(), prompts, text.SETTING, quiet).shares(text.KEYS)
+    rows = text.judge(Parrot(), text.batches(Parrot(), prompts), text.SETTING, quiet).shares(text.KEYS)
     assert rows["steered"]["value"] == 1.0 and rows["steered"]["n"] == 4 * len(prompts)
     assert rows["unsteered"]["value"] == 0.25
     assert rows["wrong_span"]["value"] == 0.0
@@ -242,6 +242,7 @@ def smollm2(monkeypatch, model, folder):
     monkeypatch.setattr(text, "load_smollm2", lambda say, device: model)
     monkeypatch.setattr(text, "smollm2_folder", lambda say: folder)
     monkeypatch.setattr(text, "SMOLLM2_HOME", folder)
+    monkeypatch.setattr(text, "all_threads", lambda: None)
 
 
 def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch, tmp_path):
@@ -263,6 +264,18 @@ def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch,
     assert {law for target, law, _ in asked if target is not None} == {make_law("additive", 3.0)}
     assert {gate for target, _, gate in asked if target is not None} == {"layers=1,2"}
     assert any(target is None for target, _, _ in asked)
+
+
+def test_two_processes_ask_all_prompts_and_each_once(model, monkeypatch, tmp_path):
+    smollm2(monkeypatch, model, tmp_path)
+    monkeypatch.setattr(text, "FREE", 3)
+    monkeypatch.setattr(text, "BEGUN", 2)
+    options = Options(limit=5, progress=quiet)
+    whole, halves = text.part(options, 0, 1), text.part(options, 0, 2)
+    halves.merge(text.part(options, 1, 2))
+    for key in ("steered", "unsteered", "wrong_span", "alone", "steered_free", "unsteered_free_only"):
+        asked = [sorted(zip(tally.scenes(key), tally.values(key), strict=True)) for tally in (halves, whole)]
+        assert asked[0] == asked[1] and asked[0]
 
 
 def test_learnt_strengths_are_the_default_and_alpha_takes_their_place(tmp_path):

@@ -58,16 +58,16 @@ class Tally:
         return difference(self.values(a), self.values(b), self.scenes(a))
 
 
-def gather(options: Options, part: Callable[[Options, int, int], Tally], scenes: int) -> Tally:
+def gather(options: Options, part: Callable[[Options, int, int], Tally], scenes: int, fewest: int = FEWEST) -> Tally:
     """Call ``part(options, index, of)`` for each of the parts that the scenes are dealt out to, and merge.
 
-    Two processes for the built-in models on a CPU, each on one thread; else one, here. The numbers do not depend on
-    it: a scene's questions are drawn from its own seed.
+    Two processes for the suites' own models on a CPU, each on one thread, and `fewest` scenes or more; else one, here.
+    The numbers do not depend on it: a scene's questions are drawn from its own seed.
     """
     names = (options.perception or "builtin:", options.reasoning or "builtin:")
     small = options.device == "cpu" and all(name.startswith("builtin:") for name in names)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(WORKERS, cores) if small and scenes >= FEWEST and options.parallel else 1
+    workers = min(WORKERS, cores) if small and scenes >= fewest and options.parallel else 1
     if workers == 1:
         return part(options, 0, 1)
     with ProcessPoolExecutor(workers - 1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -42,7 +42,7 @@ from ..steering.tuned import load_tuned
 from .options import Options
 from .settings import UNSTEERED, Setting, override
 from .stats import Row
-from .tally import Tally
+from .tally import Tally, gather
 from .text_model import NEEDS, SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
 from .text_prompts import JUDGED, Prompt, draw_prompts, mentions
 
@@ -50,6 +50,7 @@ SEED = 440_000
 PROMPTS = 216  # 9 of each of 24 wordings; some 860 with each fact as the target
 BEGUN, FREE = 12, 60  # the longest answers, tokens
 BATCH = 16  # prompts of one shape read at once
+FEWEST = 32  # prompts for which a second process, with a model of its own to load, is worth while
 SETTING = Setting(
     "ours", make_law("conserving", 4.0), schedule="contrast=1", description="conserving, on all heads, with contrast"
 )
@@ -80,27 +81,38 @@ class Batch:
 
 def run(options: Options) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS."""
+    if _wants_smollm2(options):
+        smollm2_folder(options.progress)  # fetched once, before there are two processes
     threads = torch.get_num_threads()
-    all_threads()
     try:
-        model, *folders = model_of(options)
-        prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
-        setting = override(options.setting or setting_for(*folders), options.overrides)
-        return judge(model, prompts, setting, options.progress).shares(KEYS)
+        return gather(options, part, options.size(PROMPTS), FEWEST).shares(KEYS)
     finally:
         torch.set_num_threads(threads)
 
 
-def judge(model: TextModel, prompts: Sequence[Prompt], setting: Setting, say: Callable[[str], None]) -> Tally:
-    """The answers of all prompts, steered and unsteered, begun and free."""
-    tally, done = Tally(), 0
-    for batch in batches(model, prompts):
+def part(options: Options, index: int, of: int) -> Tally:
+    """Every of-th batch of the prompts from `index` on."""
+    if of > 1:
+        torch.set_num_threads(1)
+    else:
+        all_threads()
+    model, *folders = model_of(options)
+    prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
+    setting = override(options.setting or setting_for(*folders), options.overrides)
+    dealt = batches(model, prompts)[index::of]
+    return judge(model, dealt, setting, options.progress)
+
+
+def judge(model: TextModel, dealt: Sequence[Batch], setting: Setting, say: Callable[[str], None]) -> Tally:
+    """The answers to all prompts of the batches, steered and unsteered, begun and free."""
+    tally, done, count = Tally(), 0, sum(len(batch.prompts) for batch in dealt)
+    for batch in dealt:
         reading = model.read(batch.laid)
         judge_begun(model, batch, reading, setting, tally)
         judge_free(model, batch, reading, setting, tally)
         judge_alone(model, batch, tally)
         done += len(batch.prompts)
-        say(f"text: {done} of {len(prompts)} prompts")
+        say(f"text: {done / count:.0%} of the prompts")
     return tally
 
 
