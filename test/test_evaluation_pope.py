@@ -12,7 +12,7 @@ from steer_ros.evaluation import pope
 from steer_ros.evaluation.asking import ask
 from steer_ros.evaluation.options import Options
 from steer_ros.evaluation.pope_answers import Answerer
-from steer_ros.evaluation.pope_regions import Found, Grounder, regions
+from steer_ros.evaluation.pope_regions import Found, Grounder, TrueBoxes, regions
 from steer_ros.evaluation.scenes import Case, cases
 from steer_ros.evaluation.settings import UNSTEERED, Setting
 from steer_ros.evaluation.tally import Tally
@@ -113,6 +113,16 @@ def test_a_region_is_the_name_or_the_colour_or_the_shape():
     assert "red object" not in grounder.asked
 
 
+def test_regions_from_truth_follow_the_same_rule():
+    bench = scene("red beaker", "blue vial", "blue dish")
+    found = regions(TrueBoxes(bench), ["red beaker", "blue beaker", "green vial", "green cube"], None)
+    red, vial, dish = (bench.box(fact) for fact in bench.facts)
+    assert found["red beaker"] == Found((red,), True)
+    assert found["blue beaker"] == Found((vial, dish), False)
+    assert found["green vial"] == Found((vial,), False)
+    assert found["green cube"] == Found((), False)
+
+
 def test_boxes_in_a_batch_are_those_one_by_one(options, case):
     perceiver = options.perceiver()
     phrases = [*(f.name for f in case.facts), "purple vial", "red object", "beaker"]
@@ -183,10 +193,14 @@ def test_judging(case, monkeypatch):
     monkeypatch.setattr(pope, "elsewhere", lambda case, box: (300, 300, 330, 330))
     tally = Tally()
     grounder = Fixed(red_beaker=[(200, 200, 250, 250)], blue_object=[(0, 0, 60, 60)])
+    truth = Fixed(red_beaker=[(0, 0, 60, 60)], beaker=[(0, 0, 60, 60)], green_dish=[(0, 0, 60, 60)])
+    monkeypatch.setattr(pope, "TrueBoxes", lambda case: truth)
     pope.judge(grounder, Scripted(), case, questions, STEERED, tally)
     assert tally.values("adversarial_right") == [1, 1]
     assert tally.values("adversarial_right_unsteered") == [1, 0]
     assert tally.values("adversarial_right_random_region") == [1, 0]
+    assert tally.values("adversarial_right_true_region") == [0, 1]
+    assert tally.values("random_right_true_region") == [0, 0]  # not asked outside the adversarial split
     assert tally.values("adversarial_right_perception") == [1, 1]
     assert tally.values("random_right") == [1, 0]  # no region: the unsteered answer
     assert tally.values("region_found") == [1, 1, 0]
@@ -217,6 +231,7 @@ def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch)
         raise AssertionError("a region from truth")
 
     monkeypatch.setattr(Case, "box", refuse)
+    monkeypatch.setattr(pope, "TrueBoxes", lambda case: Fixed())  # the bound alone may look
     rows = pope.run(options)
     assert set(rows) == set(pope.KEYS)
     assert {"adversarial_gain", "adversarial_errors_cut", "adversarial_errors_followed", "yes_share_shift"} <= set(

@@ -7,11 +7,12 @@ yes as no, in three splits that share the first and differ in the second:
 - adversarial: absent ones whose colour and shape both occur in the scene, then those that share one of them.
 What lies there but is mostly hidden is not asked about.
 
-**The region never comes from truth.** One rule for every question, whatever its answer (`pope_regions.regions`): what
+**No region comes from truth.** One rule for every question, whatever its answer (`pope_regions.regions`): what
 perception finds by the name that is asked for ("red beaker"); if nothing, all that it finds of the colour ("red
 object"); if nothing, all that it finds of the shape. So a question to be answered no has its region as well: the red
 things, for the reasoner to see that none of them is a beaker. The reasoner answers, not the region: what an answer
-"yes, if perception finds it by its name" would score is reported beside it (`_perception`).
+"yes, if perception finds it by its name" would score is reported beside it (`_perception`), and what regions from
+truth, by the same rule, would mend (`_true_region`): how far better regions could bring this reasoner.
 
 Against unsteered greedy answers to the same questions; the control steers to regions of the same size elsewhere. The
 questions of a scene are answered in batches (`batching`), token for token as `Reasoner.generate` would without its
@@ -21,7 +22,7 @@ guard. The rule, the law, its strength and schedule were chosen on scenes from s
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ from ..regions.mask import union
 from ..steering import make_law
 from .options import Options
 from .pope_answers import NO, YES, Answerer
-from .pope_regions import Grounder, regions
+from .pope_regions import Found, Grounder, TrueBoxes, regions
 from .scenes import Case, cases
 from .settings import UNSTEERED, Setting, override
 from .stats import Row, bootstrap
@@ -45,7 +46,7 @@ SALT = 3
 SCENES = 150  # some 1,000 questions in each split
 MOST = 4  # questions of each answer in each split, a scene
 SPLITS = ("random", "popular", "adversarial")
-WAYS = ("", "_unsteered", "_random_region", "_perception")
+WAYS = ("", "_unsteered", "_random_region", "_true_region", "_perception")
 SETTING = Setting(
     "ours", make_law("conserving", 3.0), schedule="sure=0.99", description="conserving, where the model is not sure"
 )
@@ -61,6 +62,8 @@ KEYS = {
     "adversarial_gain": "accuracy on the adversarial split, steered less unsteered",
     "adversarial_errors_cut": "the part of the unsteered errors there that steering takes away (net)",
     "yes_share_shift": "share of yes on the adversarial split, steered less unsteered",
+    "adversarial_errors_cut_true_region": "the part taken away with regions from truth, by the same rule: what a "
+    "perception without a fault would make of it",
     "adversarial_gain_random_region": "the gain when a region of the same size elsewhere is steered to",
     "adversarial_accuracy_perception": "accuracy there if the answer were yes whenever perception finds the name",
     "adversarial_errors_followed": "of the unsteered errors there, those where perception has it right: the most that "
@@ -108,6 +111,8 @@ def run(options: Options) -> dict[str, Row]:
     followed = tally.values("adversarial_right_perception")
     rows["adversarial_errors_followed"] = bootstrap(errors_followed, followed, plain, groups=scenes)
     rows["adversarial_errors_cut"] = bootstrap(errors_cut, right, plain, groups=scenes)
+    true = tally.values("adversarial_right_true_region")
+    rows["adversarial_errors_cut_true_region"] = bootstrap(errors_cut, true, plain, groups=scenes)
     rows["yes_share_shift"] = tally.less("adversarial_yes", "adversarial_yes_unsteered")
     return {key: rows[key] for key in KEYS}
 
@@ -208,22 +213,23 @@ def judge(
     setting: Setting,
     tally: Tally,
 ) -> None:
-    """Answer and judge the questions of one scene: unsteered, steered, and steered elsewhere."""
+    """Answer and judge the questions of one scene: unsteered, steered, steered elsewhere, and by truth."""
     scene = answerer.look(case.features)
     prompts = [question.prompt for question in questions]
     answers = {"_unsteered": answerer.answer(scene, prompts, UNSTEERED, None)}
-    answers |= {way: list(answers["_unsteered"]) for way in ("", "_random_region")}
-    found = regions(grounder, [question.name for question in questions], case.features)
-    answers["_perception"] = [YES if found[question.name].named else NO for question in questions]
-    shared: dict[tuple[Box, ...], list[int]] = defaultdict(list)
-    for place, question in enumerate(questions):
-        if found[question.name].boxes:
-            shared[found[question.name].boxes].append(place)
-    for boxes, places in shared.items():
-        _answer(answers[""], answerer, scene, places, prompts, setting, weights_of(case, boxes))
-        places = [place for place in places if "adversarial" in questions[place].splits]
+    answers |= {way: list(answers["_unsteered"]) for way in ("", "_random_region", "_true_region")}
+    names = [question.name for question in questions]
+    found = regions(grounder, names, case.features)
+    true = regions(TrueBoxes(case), names, case.features)
+    answers["_perception"] = [YES if found[name].named else NO for name in names]
+    everything = range(len(questions))
+    adversarial = [place for place in everything if "adversarial" in questions[place].splits]
+    for way, where, places in (("", found, everything), ("_true_region", true, adversarial)):
+        for boxes, shared in _by_boxes(where, names, places).items():
+            _answer(answers[way], answerer, scene, shared, prompts, setting, weights_of(case, boxes))
+    for boxes, shared in _by_boxes(found, names, adversarial).items():
         off = weights_of(case, [elsewhere(case, box) for box in boxes])
-        _answer(answers["_random_region"], answerer, scene, places, prompts, setting, off)
+        _answer(answers["_random_region"], answerer, scene, shared, prompts, setting, off)
     for place, question in enumerate(questions):
         tally.add("malformed", answers[""][place] not in (YES, NO), case.key)
         tally.add("region_found", bool(found[question.name].boxes), case.key)
@@ -232,6 +238,17 @@ def judge(
                 tally.add(f"{split}_right{way}", answers[way][place] == (YES if question.there else NO), case.key)
                 tally.add(f"{split}_yes{way}", answers[way][place] == YES, case.key)
                 tally.add(f"{split}_there{way}", question.there, case.key)
+
+
+def _by_boxes(
+    found: Mapping[str, Found], names: Sequence[str], places: Iterable[int]
+) -> dict[tuple[Box, ...], list[int]]:
+    """The questions by their region's boxes; those without a region are left out."""
+    shared: dict[tuple[Box, ...], list[int]] = defaultdict(list)
+    for place in places:
+        if boxes := found[names[place]].boxes:
+            shared[boxes].append(place)
+    return shared
 
 
 def weights_of(case: Case, boxes: Sequence[Box]) -> np.ndarray:
