@@ -99,7 +99,7 @@ def steered_attention(
     strength = _strength("alpha", law, alpha, q)
     aim = None if mark is None else _strength("mark", law, mark, q)
     scale = q.shape[3] ** -0.5 if scale is None else checks.check_scale(scale)
-    if _is_plain_call(q, k, v, strength, aim):
+    if _is_plain_call(q, k, v, field, strength, aim):
         return _run(q, k, v, field, law, strength, aim, rows, scale, first, length, on_device, bool(focus), impl)
     tables = (None, None, None, None, 0, False)
     if field is not None:
@@ -110,7 +110,9 @@ def steered_attention(
     return out, masses if focus else None
 
 
-def _is_plain_call(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, mark: Tensor | None) -> bool:
+def _is_plain_call(
+    q: Tensor, k: Tensor, v: Tensor, field: KeyField | None, alpha: Tensor, mark: Tensor | None
+) -> bool:
     """Whether nobody is there to see the operator: no compiler, tracer or mode, and no gradient is asked for. Then it
     is run without PyTorch's dispatcher, which takes a seventh of a CPU's decoding step."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
@@ -120,6 +122,7 @@ def _is_plain_call(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, mark: Tensor 
     if not torch.is_grad_enabled():
         return True
     of_strength = alpha.requires_grad or (mark is not None and mark.requires_grad)
+    of_strength = of_strength or (field is not None and field.gains is not None and field.gains.requires_grad)
     return not (of_strength or q.requires_grad or k.requires_grad or v.requires_grad)
 
 
@@ -156,6 +159,11 @@ def _run(
 ) -> tuple[Tensor, Tensor | None]:
     """What `steered_attention` asks for, its arguments checked but for values. q_start −1: the last rows; the
     length is the tensor's where there is one."""
+    kind = q.device.type
+    if torch.is_autocast_enabled(kind):  # what is promised of a dtype holds for q's
+        options = (field, law, alpha, mark, rows, scale, q_start, length, length_on_device, focus, impl)
+        with torch.autocast(kind, enabled=False):
+            return _run(q, k, v, *options)
     _check_values(field, law, alpha, mark)
     if impl == "auto":
         impl = "triton" if q.is_cuda and not why_not_triton(q, k, v) else "sdpa"

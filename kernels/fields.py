@@ -147,4 +147,4 @@ def _gains(gains: Tensor | np.ndarray | Sequence[float] | None, device: torch.de
         table = table.to(torch.float32)
     if table.ndim != 1 or table.numel() == 0 or not bool(torch.isfinite(table.float()).all()):
         raise ValueError(f"gains: shape {list(table.shape)}; accepted are finite numbers, one for each query head")
-    return table.to(device)
+    return table.detach().to(device)

@@ -28,7 +28,7 @@ def steered_attention_by_reference(
     shape = (k.shape[2],) if field is None or field.weights.ndim == 1 else (batch, k.shape[2])
     weights = torch.zeros(shape, dtype=torch.int8, device=q.device)
     visual = torch.zeros(shape, dtype=torch.bool, device=q.device)
-    gain, heads = alpha.double(), None
+    gain, heads = alpha.double().reshape(1), None
     if field is None:
         law, mark = "none", None
     else:

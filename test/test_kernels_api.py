@@ -130,7 +130,7 @@ def test_the_call_and_the_op_are_the_same(law):
         q, k, v, field = inputs(rows)
         alpha = torch.tensor([1.5])
         direct, _ = steered_attention(q, k, v, field, law, alpha=alpha, mark=MARK.get(law))
-        assert not api._is_plain_call(q.requires_grad_(), k, v, alpha, None)
+        assert not api._is_plain_call(q.requires_grad_(), k, v, field, alpha, None)
         by_op, _ = steered_attention(q, k, v, field, law, alpha=alpha, mark=MARK.get(law))
         assert torch.equal(direct, by_op.detach())
 
@@ -260,3 +260,37 @@ def test_without_triton_the_rest_works():
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=240)
     assert done.stdout.strip() == "64", done.stderr
+
+
+@pytest.mark.parametrize("impl", ["reference", "sdpa"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_autocast_changes_nothing(impl, rows):
+    q, k, v, field = inputs(rows)
+    for law in STEERING:
+        plain = steered_attention(q, k, v, field, law, mark=MARK.get(law), impl=impl, focus=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = steered_attention(q, k, v, field, law, mark=MARK.get(law), impl=impl, focus=True)
+        assert cast[0].dtype == torch.float32
+        assert all(torch.equal(*pair) for pair in zip(plain, cast, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd kernel was not registered")
+@pytest.mark.parametrize("impl", ["reference", "sdpa"])
+def test_gains_that_learn_give_no_gradient_and_leave_none_behind(impl):
+    gains = torch.nn.Parameter(torch.tensor([0.5, 1.0, 2.0, 1.0]))
+    q, k, v, made = inputs(1, gains=gains)
+    own = KeyField(made.weights, made.visual, made.seen, gains, made.start)
+    for field in (made, own, made):
+        out, _ = steered_attention(q, k, v, field, "conserving", impl=impl)
+        assert not out.requires_grad or out.grad_fn.name() != "BmmBackward0"
+    assert not steered_attention(q, k, v, made, "conserving", impl=impl)[0].requires_grad
+
+
+@pytest.mark.parametrize("impl", ["reference", "sdpa"])
+def test_a_strength_may_be_any_tensor_of_one_number(impl):
+    q, k, v, field = inputs()
+    one, _ = steered_attention(q, k, v, field, "additive", alpha=torch.tensor([3.0]), impl=impl)
+    for shape in ((), (1, 1)):
+        assert torch.equal(
+            steered_attention(q, k, v, field, "additive", alpha=torch.full(shape, 3.0), impl=impl)[0], one
+        )

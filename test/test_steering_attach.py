@@ -277,3 +277,49 @@ def test_focus_is_added_up_over_the_devices_of_one_model(monkeypatch):
         both = torch.full((1, 4, 1, 2, 2), 0.3, device=device)
         report.add_focus("think", both, torch.ones(4, device=device), 4)
     assert report.focus_before == pytest.approx(0.2) == report.regions_after[0]
+
+
+def test_compiled_generation_steers_each_layer_as_itself(qwen):
+    """On CUDA, `generate` with a static cache compiles by itself; here it is made to."""
+    compiled = hf.CompileConfig(backend="eager", mode=None)
+    compiled._compile_all_devices = True
+    options = dict(max_new_tokens=5, min_new_tokens=5, do_sample=False, cache_implementation="static")
+    gains = torch.tensor([[8.0] * 4, [0.0] * 4, [0.0] * 4])
+    results = []
+    with attach(qwen) as attachment:
+        for how in ({"disable_compile": True}, {"compile_config": compiled}):
+            mask = SteeringField([SPAN], np.maximum(weights(), 0), gains)
+            with attachment.steer(mask, make_law("conserving", 4)) as report:
+                out = qwen.generate(IDS, **options, **how, output_logits=True, return_dict_in_generate=True)
+            results.append((torch.stack(out.logits), report.forwards, report.attention_calls))
+    torch._dynamo.reset()
+    (eager, *counts), (logits, *compiled_counts) = results
+    assert torch.equal(logits, eager)
+    assert compiled_counts == counts == [5, 5]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_rows_that_do_not_see_the_region_have_no_part_in_the_focus(qwen, watched):
+    spans = [Span(5, 8), Span(20, 8)]
+    mask = SteeringField(spans, [np.zeros(8, np.int8), weights(8, range(2, 5))])
+    regions = [[np.ones(8, bool), np.ones(8, bool)]] if watched else None
+    options = {"measure_focus": "rows", "regions": regions}
+    with torch.no_grad(), attach(qwen) as a, a.steer(mask, make_law("conserving", 4), **options) as report:
+        qwen(IDS)
+    assert {rows.first for rows in report.rows} == {28}  # the text between the spans sees the first alone
+    assert report.focus_after > report.focus_before > 0
+
+
+def test_under_autocast_a_model_is_steered_in_the_dtype_that_it_computes_in(qwen):
+    with torch.no_grad(), attach(qwen) as attachment, torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = prefill_and_decode(qwen)
+        logits = []
+        for law in (make_law("additive", 0), make_law("target", mark=0.6)):
+            for impl in ("sdpa", "reference"):
+                mask = SteeringField([SPAN], np.maximum(weights(), 0))
+                with attachment.steer(mask, law, measure_focus=True, impl=impl) as report:
+                    logits.append(prefill_and_decode(qwen))
+    assert torch.equal(logits[0], plain) and torch.equal(logits[1], plain)
+    assert report.focus_after == pytest.approx(0.6, abs=1e-3)
+    assert torch.allclose(logits[2], logits[3], atol=0.02)
+    assert (logits[2] - plain).abs().max() > 0.1

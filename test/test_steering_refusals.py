@@ -3,6 +3,7 @@
 import copy
 import threading
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -101,6 +102,41 @@ def test_models_that_cannot_be_steered_are_refused_by_name(name):
     assert model.config.get_text_config()._attn_implementation == previous
     with pytest.raises(UnsteerableModelError, match="Linear: not a Transformers model"):
         attach(torch.nn.Linear(1, 1))
+
+
+def moe_that_slides():
+    config = hf.Qwen2MoeConfig(
+        **SIZES, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+        use_sliding_window=True, sliding_window=16, max_window_layers=1,
+    )  # fmt: skip
+    return hf.Qwen2MoeForCausalLM(config)
+
+
+def phi_moe():
+    return hf.PhimoeForCausalLM(
+        hf.PhimoeConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1, sliding_window=16)
+    )
+
+
+@pytest.mark.parametrize("make", [moe_that_slides, phi_moe])
+def test_a_window_that_the_attention_call_does_not_tell_of_is_known_all_the_same(make):
+    model = make().eval()
+    mask = SteeringField([Span(2, 4)], np.array([127, 127, 0, 0], np.int8))
+    options = dict(min_new_tokens=12, max_new_tokens=12, do_sample=False)
+    with attach(model) as attachment:
+        with attachment.steer(mask, make_law("conserving")):
+            model.generate(IDS[:, :12], max_new_tokens=3, do_sample=False)
+        outgrown = pytest.raises(UnsteerableModelError, match="slides a window of 16 keys")
+        with outgrown, attachment.steer(mask, make_law("conserving")):
+            model.generate(IDS[:, :12], **options)
+        model.generate(IDS[:, :12], **options)  # unsteered it may
+
+
+def test_attention_that_is_not_causal_is_refused():
+    model = qwen2().eval()
+    refused = pytest.raises(ValueError, match="is_causal")
+    with attach(model) as a, torch.no_grad(), refused, a.steer(field(), make_law("additive")):
+        model(IDS, is_causal=False)
 
 
 def test_a_sliding_window_is_refused_when_the_context_outgrows_it():

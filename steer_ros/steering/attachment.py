@@ -21,7 +21,7 @@ from .gate import PHASES, Gate
 from .laws import Law
 from .report import SteeringReport
 from .run import NO_ROW, Now, Run
-from .steerable import attention_layers, text_decoder
+from .steerable import attention_layers, smaller, text_decoder, window_of
 from .strength import StrengthNet
 
 IMPLEMENTATION = "steer_ros"  # the name in Transformers' attention interface
@@ -36,11 +36,13 @@ class _State:
     now: Now = field(default_factory=Now)
 
 
-# Attention module → (its layer, its attachment's state). Models in other threads have entries of their own;
-# nothing is "current", so two lanes can't see each other's steering.
-_LAYERS: weakref.WeakKeyDictionary[nn.Module, tuple[int, _State]] = weakref.WeakKeyDictionary()
+# Attention module → (its layer, the window that it slides, its attachment's state). Models in other threads have
+# entries of their own; nothing is "current", so two lanes can't see each other's steering.
+_LAYERS: weakref.WeakKeyDictionary[nn.Module, tuple[int, int | None, _State]] = weakref.WeakKeyDictionary()
 
 
+# All layers share one code. A compiler would keep what it looked up for the first of them, and steer each as that one.
+@torch.compiler.disable(reason="steering differs from layer to layer and from token to token")
 def steered_attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -57,10 +59,11 @@ def steered_attention_forward(
             f"{type(module).__name__}: its config asks for {IMPLEMENTATION!r} attention but it is not attached; "
             "a copy of an attached model wants set_attn_implementation('sdpa')"
         )
-    layer, state = entry
+    layer, window, state = entry
     run = state.run
     if run is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    kwargs["sliding_window"] = smaller(window, kwargs.get("sliding_window"))
     return run.attend(module, layer, state.now, query, key, value, attention_mask, scaling, kwargs)
 
 
@@ -93,7 +96,7 @@ class Attachment:
             config._attn_implementation = self._previous
             raise UnsteerableModelError(f"{type(decoder).__name__}: Transformers can't set its attention function")
         for index, module in enumerate(layers):
-            _LAYERS[module] = (index, self._state)
+            _LAYERS[module] = (index, window_of(config, index, module), self._state)
 
     @property
     def attached(self) -> bool:

@@ -104,7 +104,7 @@ def first_position(module: nn.Module, rows: int, keys: int, mask: Tensor | None)
     return start
 
 
-def refuse_call(module: nn.Module, layer: int, keys: int, kwargs: Mapping[str, object]) -> None:
+def refuse_call(module: nn.Module, layer: int, rows: int, keys: int, kwargs: Mapping[str, object]) -> None:
     """Refuse what only shows in an attention call. Steering must know each key's position and own the scores."""
     name = type(module).__name__
     window = kwargs.get("sliding_window")
@@ -116,5 +116,7 @@ def refuse_call(module: nn.Module, layer: int, keys: int, kwargs: Mapping[str, o
     for key, meaning in _OWN_SCORES.items():
         if kwargs.get(key) is not None and kwargs[key] is not False:
             raise UnsteerableModelError(f"{name}: layer {layer} asks for {key} ({meaning}); steering can't give that")
+    if kwargs.get("is_causal") is False and rows > 1:
+        raise ValueError(f"is_causal: False in {name}; accepted while steering is causal attention")
     if kwargs.get("dropout"):
         raise ValueError(f"dropout: {kwargs['dropout']} in {name}; accepted while steering is 0, call model.eval()")

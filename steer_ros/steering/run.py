@@ -94,7 +94,15 @@ class Run:
     ) -> tuple[Tensor, None]:
         """The attention call of `layer`: q [B, Hq, S, D], k and v [B, Hk, K, D], mask as Transformers' sdpa
         gets it → ([B, S, Hq, D], None). A call with no row to steer is Transformers' own sdpa, bit for bit."""
-        refuse_call(module, layer, k.shape[2], kwargs)
+        kind = q.device.type
+        if torch.is_autocast_enabled(kind) and q.dtype != torch.float64:
+            lower = torch.get_autocast_dtype(kind)  # as autocast itself would cast for PyTorch's attention
+            q, k, v = q.to(lower), k.to(lower), v.to(lower)
+            if mask is not None and mask.is_floating_point():
+                mask = mask.to(lower)
+            with torch.autocast(kind, enabled=False):
+                return self.attend(module, layer, now, q, k, v, mask, scaling, kwargs)
+        refuse_call(module, layer, q.shape[2], k.shape[2], kwargs)
         forward, report = self._forward, self.report
         if forward is None or layer <= self._last_layer:
             forward = self._begin(now)
@@ -201,8 +209,9 @@ class Run:
         """Add up the focus of this call's text rows after V. Heads that the gate leaves out do not count."""
         columns = None if forward.watched else 1
         for segment in plan.segments:
-            if forward.snapshot.high[segment.prefix] <= 0 and (self.regions is None or columns):
-                continue  # R is empty: there is no focus to speak of
+            high = forward.snapshot.high
+            if high[segment.prefix] <= 0 and (high[-1] > 0 or self.regions is None or columns):
+                continue  # these rows don't see R, or it is empty: there is no focus to speak of
             terms = self._rows.terms(forward.snapshot, layer, segment.prefix, q, k)
             for first, last, keys in plan.chunks(segment, q):
                 both = self._rows.focus(q[:, :, first:last], k[:, :, :keys], terms, scale)

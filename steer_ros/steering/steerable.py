@@ -4,13 +4,13 @@ interface."""
 from __future__ import annotations
 
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .errors import UnsteerableModelError
 
-# layer_types of a config whose layers are causal softmax attention over keys in order of position. Sliding
-# layers are,
-# as long as the context is shorter than their window: that shows in the call, and is refused there.
+# layer_types of a config whose layers are causal softmax attention over keys in order of position. Sliding layers are,
+# as long as the context is shorter than their window: a call with more is refused (plan.refuse_call).
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -64,3 +64,19 @@ def attention_layers(model: PreTrainedModel, decoder: PreTrainedModel) -> list[n
             kinds = ", ".join(type(m).__name__ for m in found.get(index, ())) or "none"
             raise UnsteerableModelError(f"{name}: layer {index} has not one attention module but: {kinds}")
     return [found[index][0] for index in range(count)]
+
+
+def window_of(config: PretrainedConfig, layer: int, module: nn.Module) -> int | None:
+    """The window in keys that a layer slides, None for none. Some models don't tell their attention function of it,
+    and hand over the last keys only, once there are more."""
+    window = getattr(config, "sliding_window", None)
+    if kinds := getattr(config, "layer_types", None):
+        return window if kinds[layer] == "sliding_attention" else None
+    if hasattr(module, "sliding_window"):
+        return module.sliding_window
+    return window if getattr(config, "use_sliding_window", True) is not False else None
+
+
+def smaller(a: int | None, b: int | None) -> int | None:
+    """The smaller of two windows, either of which may be none."""
+    return min((window for window in (a, b) if window is not None), default=None)
