@@ -36,7 +36,11 @@ FORWARDED = {
     "share": (("reasoning",), "steering.share", "Law share: the region's part of the attention to the image."),
     "target": (("reasoning",), "steering.target", "Law target: the region's part of all attention."),
     "schedule": (("reasoning",), "steering.schedule", "How the strength runs over an answer: constant, sure=0.9, ..."),
-    "policy": (("reasoning",), "policy", "An action that contradicts the region's label: publish or hold."),
+    "policy": (
+        ("reasoning",),
+        "policy",
+        "An action that contradicts its region's label, or has lost its region: publish or hold.",
+    ),
     "instruction": (("reasoning",), "instruction", "What the robot is told."),
     "look_for": (("perception",), "look_for", "What to look for: a thing, a place, or both."),
 }
@@ -149,12 +153,17 @@ def without(content: dict, given: dict) -> dict:
 
 
 def less(parameters: dict, gone: set, prefix: str = "") -> dict:
-    """Parameters, nested or with dots in their names, without those named."""
-    return {
-        name: less(value, gone, f"{prefix}{name}.") if isinstance(value, dict) else value
-        for name, value in parameters.items()
-        if f"{prefix}{name}" not in gone
-    }
+    """Parameters, nested or with dots in their names, without those named; rcl can't read a nest that is empty."""
+    left = {}
+    for name, value in parameters.items():
+        if f"{prefix}{name}" in gone:
+            continue
+        if isinstance(value, dict):
+            value = less(value, gone, f"{prefix}{name}.")
+            if not value:
+                continue
+        left[name] = value
+    return left
 
 
 def written(content: dict) -> str:

@@ -101,6 +101,35 @@ def test_force_replaces_nothing_but_a_bag(tmp_path, frames):
     assert (tmp_path / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("what", ["metadata of another kind", "a thesis in a bag", "a link to a bag"])
+def test_force_deletes_nothing_that_is_not_the_bags(tmp_path, frames, what):
+    path = tmp_path / "there"
+    if what == "metadata of another kind":
+        path.mkdir()
+        (path / "metadata.yaml").write_text("name: my helm chart")
+    else:
+        write_bag(tmp_path / "bag", frames[:1])
+        (tmp_path / "bag" / "thesis.tex").write_text("years of work")
+        path = tmp_path / "bag"
+    if what == "a link to a bag":
+        (path / "thesis.tex").unlink()
+        path = tmp_path / "link"
+        path.symlink_to(tmp_path / "bag")
+    before = sorted(file.name for file in path.iterdir())
+    with pytest.raises(BagError, match="is not replaced"):
+        write_bag(path, frames, force=True)
+    assert sorted(file.name for file in path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"start_ns": 2**31 * 10**9}, {"start_ns": 2**31 * 10**9 - 1}, {"fps": 1e-9}, {"fps": 1e-300}]
+)
+def test_stamps_that_no_message_holds_are_refused(tmp_path, frames, arguments):
+    with pytest.raises(ValueError, match=r"start_ns=|fps="):
+        write_bag(tmp_path / "clip", frames, **arguments)
+    assert not (tmp_path / "clip").exists()
+
+
 @pytest.mark.parametrize("fault", ["none", "sizes", "raises"])
 def test_a_bag_that_fails_leaves_nothing_behind(tmp_path, frames, fault):
     def broken():

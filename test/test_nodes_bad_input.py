@@ -1,10 +1,11 @@
 """A message never kills a node: what is broken is counted and named, and the next good frame works."""
 
 import array
+import threading
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from ros_helpers import Bench, header, image, scene
+from ros_helpers import BOUND, Bench, header, image, scene
 from sensor_msgs.msg import CompressedImage, RegionOfInterest
 from test_nodes_loop import FRAME, Loop
 
@@ -114,6 +115,65 @@ def test_stamps_that_go_back_reset_the_tracker_and_go_on(loop):
     assert {answer.text for answer in first + again} == {"Pick up the red one."}
     assert loop.perception.health.counted("stamps_back") == 1
     assert loop.perceiver.grounded == ["red square"] * 2
+
+
+def test_a_late_frame_is_dropped_and_a_row_of_them_is_a_new_time(loop):
+    loop.send(stamp=5000)
+    loop.send(stamp=5200)
+    late = loop.perception.health.counted
+    for number, stamp in enumerate((5100, 5150), 1):
+        loop.camera.publish(image(FRAME, stamp))
+        loop.bench.wait(lambda number=number: late("frames_late") == number, "the late frame")
+    ids = {tuple(loop.send(stamp=5300).region_ids)}
+    assert (len(loop.actions), late("stamps_back")) == (3, 0)
+    assert ids == {tuple(loop.actions[0].region_ids)}  # it is followed all the same
+    for number, stamp in enumerate((5050, 5060, 5070), 3):
+        loop.camera.publish(image(FRAME, stamp))
+        loop.bench.wait(lambda number=number: late("frames_late") == number, "the late frame")
+    assert loop.send(stamp=5080).text == "Pick up the red one."
+    assert late("stamps_back") == 1
+
+
+def test_a_camera_without_stamps_is_told(loop):
+    assert {loop.send(stamp=0).text for _ in range(3)} == {"Pick up the red one."}
+    assert loop.perception.health.counted("stamps_repeated") == 2
+    assert "the stamp 0 ns" in report(loop, loop.perception)[1]["last_refusal"]
+
+
+def test_without_stamps_no_frame_is_steered_by_a_dropped_ones_masks(loop):
+    assert loop.send(stamp=0).region_labels
+    going, held = threading.Event(), threading.Event()
+    loop.reasoner.before_token = lambda: (going.set(), held.wait(BOUND))
+    seen = loop.perception.health.counted
+
+    def perceive():
+        before = seen("frames_seen")
+        loop.camera.publish(image(FRAME, 0))
+        loop.bench.wait(lambda: seen("frames_seen") > before, "perception")
+
+    perceive()
+    loop.bench.wait(going.is_set, "a turn that takes long")
+    perceive()  # waits, with its masks
+    loop.perception.parameters["look_for"] = ""
+    perceive()  # displaces it; nobody says any more where to look
+    held.set()
+    loop.reasoner.before_token = lambda: None
+    loop.bench.wait(lambda: len(loop.actions) == 3, "the actions")
+    answers = [loop.actions[-1], loop.send(stamp=0), loop.send(stamp=0)]
+    assert [list(answer.region_labels) for answer in answers] == [[], [], []]
+    assert {answer.law for answer in answers} == {""}
+
+
+def test_masks_of_frames_that_never_come_are_told(bench):
+    loop = Loop(bench, True)
+    masks = bench.publisher(RoiMaskArray, "/roi_masks", readers=2)
+    masks.publish(
+        RoiMaskArray(header=header(9000), grid_rows=8, grid_cols=8, merge_size=1, image_width=128, image_height=96)
+    )
+    bench.wait(lambda: loop.reasoning._meetings._masks, "the masks")
+    assert not loop.send(stamp=1100).region_labels
+    _, values = report(loop, loop.reasoning)
+    assert values["masks_unused"] == "1" and "7900 ms after frame 1100000000" in values["last_refusal"]
 
 
 def test_a_box_outside_the_image_is_named_and_forgotten(loop):

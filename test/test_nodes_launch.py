@@ -57,6 +57,13 @@ def test_a_section_named_by_a_node_holds_in_every_namespace(module, tmp_path):
         module.rooted(str(file))
 
 
+def test_a_nest_of_parameters_that_is_left_empty_goes_too(module):
+    """rcl can't read it: the nodes would not start."""
+    mine = {"/**/reasoning": {"ros__parameters": {"steering": {"alpha": 2.0}, "policy": "hold"}}}
+    given = module.overrides(dict.fromkeys(module.FORWARDED, "") | {"alpha": "3"})
+    assert module.without(mine, given) == {"/**/reasoning": {"ros__parameters": {"policy": "hold"}}}
+
+
 def test_what_is_given_goes_before_every_section_of_the_file(module):
     file = {
         "/**/perception": {"ros__parameters": {"device": "auto", "model": "a"}},

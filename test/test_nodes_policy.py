@@ -62,6 +62,33 @@ def test_holding_needs_a_contradiction(bench):
     assert loop.send().text == "Pick up the blue one."
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["together", "apart"])
+def test_an_action_whose_region_is_missing_is_told_and_by_policy_held_back(bench, together):
+    loop = Loop(bench, together, perception={"look_for": "green square"})  # there is none
+    answer = loop.send()
+    assert (answer.text, answer.cut_reason) == ("Pick up the blue one.", "")
+    (warning,) = answer.warnings
+    assert warning.startswith("region missing: nothing was found")
+    loop.reasoning.parameters["policy"] = "hold"
+    answer = loop.send()
+    assert (answer.text, answer.cut_short, answer.cut_reason) == ("", True, ActionText.CUT_REGION_MISSING)
+    assert "held back" in answer.warnings[0]
+    loop.reasoner.action = "No."
+    assert loop.send().text == "No."  # which is true, and moves nothing
+    loop.reasoner.action = None
+    loop.perception.parameters["look_for"] = ""
+    assert loop.send().text == "Pick up the blue one."  # nobody said where to look
+    bench.wait(lambda: len(loop.texts) == 3, "the actions")
+    assert report(loop, loop.reasoning)[1]["region_missing"] == "3"
+
+
+def test_a_negative_strength_turns_away_from_the_region_and_so_does_the_policy(bench):
+    loop = Loop(bench, True, perception=LABEL, reasoning={"policy": "hold", "steering.alpha": -8.0})
+    loop.reasoner.action = "Pick up the blue one."
+    answer = loop.send()
+    assert (answer.text, answer.alpha) == ("Pick up the blue one.", -8.0) and not answer.warnings
+
+
 def test_a_cut_action_keeps_its_own_reason(bench):
     loop = Loop(bench, True, perception=LABEL, reasoning={"policy": "hold"})
     loop.reasoner.action = ""

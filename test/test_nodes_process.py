@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from ros_helpers import BOUND, Bench, image, scene
 from sensor_msgs.msg import Image
 from tiny_models import bridged_folder, vl_folder
@@ -121,6 +123,21 @@ def test_a_signal_just_before_the_executor_waits_is_a_clean_end(context, code):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SLOW, check=False)
     assert ended.returncode == code, ended.stderr
     assert ("Traceback" in ended.stderr) == bool(code)
+
+
+def test_a_request_that_rclpy_cannot_read_ends_nobody(launch, bench):
+    process = launch("reasoning", *MODELS)
+    client = bench.peer.create_client(SetParameters, "/reasoning/set_parameters")
+    bench.wait(client.service_is_ready, "the node", SLOW)
+    strange = Parameter(name="policy", value=ParameterValue(type=99))
+    client.call_async(SetParameters.Request(parameters=[strange]))
+    known = Parameter(name="policy", value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="hold"))
+    answer = client.call_async(SetParameters.Request(parameters=[known]))
+    bench.wait(answer.done, "the answer to the next request")
+    assert answer.result().results[0].successful
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=BOUND)
+    assert process.returncode == 0 and "99" in errors, errors
 
 
 INTERRUPTED_IN_SPIN = """

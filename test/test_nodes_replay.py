@@ -24,8 +24,9 @@ TYPES = STORE.types
 STORAGES = [StoragePlugin.MCAP, StoragePlugin.SQLITE3]
 
 
-def write_bag(path, frames, topic="/image", period=0.1, storage=StoragePlugin.MCAP, odd=False):
-    """frames: RGB arrays, stamped 100 s, 100.1 s, …; a camera_info comes with each."""
+def write_bag(path, frames, topic="/image", period=0.1, storage=StoragePlugin.MCAP, odd=False, stamps=()):
+    """frames: RGB arrays, recorded at 100 s, 100.1 s, …, and so stamped, or with `stamps`; a camera_info comes with
+    each."""
     make_image, make_info = TYPES["sensor_msgs/msg/Image"], TYPES["sensor_msgs/msg/CameraInfo"]
     make_header, make_time = TYPES["std_msgs/msg/Header"], TYPES["builtin_interfaces/msg/Time"]
     make_roi = TYPES["sensor_msgs/msg/RegionOfInterest"]
@@ -38,7 +39,8 @@ def write_bag(path, frames, topic="/image", period=0.1, storage=StoragePlugin.MC
             )
         for index, frame in enumerate(frames):
             stamp = 100_000_000_000 + round(index * period * 1e9)
-            head = make_header(make_time(stamp // 10**9, stamp % 10**9), "camera")
+            stamped = round(stamps[index] * 10) * 10**8 if stamps else stamp
+            head = make_header(make_time(stamped // 10**9, stamped % 10**9), "camera")
             height, width = frame.shape[:2]
             message = make_image(head, height, width, "rgb8", 0, width * 3, frame.reshape(-1))
             flat = np.zeros(9)
@@ -184,6 +186,39 @@ def test_a_bag_that_loops_goes_back_in_time_until_it_is_stopped(bench, tmp_path)
     assert ends == ["stopped"]
     assert {action.text for action in loop.actions} == {"Pick up the red one."}
     replay.end()
+
+
+def record_answers(bag, frames):
+    """The bag of these frames again, with what a node said as it was recorded."""
+    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        images = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=STORE)
+        texts = writer.add_connection("/action_text", "std_msgs/msg/String", typestore=STORE)
+        for stamp in range(100_000_000_000, 100_000_000_000 + frames * 100_000_000, 100_000_000):
+            head = TYPES["std_msgs/msg/Header"](
+                TYPES["builtin_interfaces/msg/Time"](stamp // 10**9, stamp % 10**9), "camera"
+            )
+            message = TYPES["sensor_msgs/msg/Image"](head, 96, 128, "rgb8", 0, 384, FRAMES[0].reshape(-1))
+            writer.write(images, stamp, STORE.serialize_cdr(message, message.__msgtype__))
+            said = TYPES["std_msgs/msg/String"]("Pick up what was there then.")
+            writer.write(texts, stamp, STORE.serialize_cdr(said, said.__msgtype__))
+    return bag
+
+
+def test_recorded_answers_are_not_said_again(bench, tmp_path):
+    loop = Loop(bench, True, perception={"look_for": "red square"})
+    report = play(bench, record_answers(tmp_path / "bag", 3), lockstep=True)
+    assert (report.frames, report.messages, report.skipped) == (3, 3, ["/action_text"])
+    bench.wait(lambda: len(loop.texts) == 3, "the actions")
+    assert {text.data for text in loop.texts} == {"Pick up the red one."}
+
+
+def test_frames_in_disorder_do_not_stop_lockstep(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", FRAMES, stamps=[100.0, 100.2, 100.1, 100.3, 100.4, 100.5])
+    loop = Loop(bench, True, perception={"look_for": "red square"})
+    report = play(bench, bag, lockstep=True)
+    assert (report.frames, report.late) == (6, 1)
+    bench.wait(lambda: len(loop.actions) == 5, "the actions")
+    assert loop.perception.health.counted("frames_late") == 1
 
 
 def test_nobody_there_is_waited_for_within_bounds_only(bench, tmp_path):

@@ -45,6 +45,15 @@ def test_keyframes_come_every_interval(interval, keyframes):
     assert len(watch.perceiver.grounded) == sum(keyframes)
 
 
+def test_words_said_again_change_nothing():
+    watch = Watch(interval=10)
+    ids = set()
+    for step in range(5):
+        watch.lookout.look_for("red" if step % 2 else " red ")
+        ids |= {mask.track_id for mask in watch.see(FRAME, 100 * step).masks}
+    assert len(ids) == 1 and watch.perceiver.grounded == ["red"]
+
+
 def test_a_mask_that_is_carried_never_gets_older_than_its_limit():
     watch = Watch(interval=100, max_age=1000 * MS)
     watch.lookout.look_for("red")

@@ -107,6 +107,76 @@ def test_own_masks_are_used_once_so_that_an_unstamped_camera_is_safe():
     assert place.take(BOUND).masks is None
 
 
+def test_a_dropped_frames_masks_do_not_outlive_it_without_stamps():
+    place = Rendezvous(max_age=SECOND)
+    place.put(0, "tokens 1", "masks 1")
+    place.put(0, "tokens 2", None)  # nobody says any more where to look
+    for number in (2, 3):
+        assert place.take(0) == Meeting(0, f"tokens {number}", None)
+        place.put_masks(0, "echo")
+        place.put(0, "tokens 3", None)
+
+
+def test_without_stamps_a_frame_does_not_meet_the_masks_of_one_that_it_displaced():
+    place = Rendezvous(wait=BOUND)
+    for number in (1, 2):
+        place.put_tokens(0, f"tokens {number}", expects_masks=True)
+        assert place.take(0) is None
+        if number == 1:
+            place.put_masks(0, "masks 1")
+    place.put_masks(0, "masks 2")
+    assert place.take(0) == Meeting(0, "tokens 2", "masks 2")
+
+
+def test_without_stamps_another_nodes_masks_age_by_when_they_came():
+    place = Rendezvous(max_age=1)
+    place.put_masks(0, "masks")
+    met = []
+    for _ in range(2):
+        place.put_tokens(0, "tokens", expects_masks=False)
+        met.append(place.take(0).masks)
+    assert met == ["masks", None]
+
+
+def test_own_masks_that_came_too_late_do_not_steer_the_frames_after():
+    place = Rendezvous(wait=0.0, max_age=SECOND)
+    place.put_tokens(1, "tokens", expects_masks=True)
+    assert place.take(BOUND).late
+    place.put_masks(1, "masks")
+    place.put_tokens(2, "tokens", expects_masks=False)
+    assert place.take(0) == Meeting(2, "tokens", None)
+
+
+def test_another_nodes_masks_wait_for_tokens_that_take_long():
+    place = Rendezvous(max_age=SECOND)
+    for frame in range(60):  # 30 Hz, and a perception that takes two seconds
+        place.put_masks(frame * SECOND // 30, f"masks {frame}")
+    place.put_tokens(10 * SECOND // 30, "tokens", expects_masks=False)
+    assert place.take(0).masks == "masks 10"
+
+
+@pytest.mark.parametrize("off", [SECOND + 1, -5])
+def test_masks_that_are_of_no_use_are_told(off):
+    place = Rendezvous(max_age=SECOND)
+    place.put_masks(10 * SECOND, "masks")
+    place.put_tokens(10 * SECOND + off, "tokens", expects_masks=False)
+    assert place.take(0) == Meeting(10 * SECOND + off, "tokens", None, missed=off)
+    place.put_tokens(20 * SECOND, "tokens", expects_masks=False)
+    told_again = place.take(0).missed
+    assert told_again == (None if off > 0 else 10 * SECOND)
+
+
+def test_a_bag_that_begins_anew_may_get_masks_from_another_node():
+    place = Rendezvous(max_age=SECOND)
+    for stamp in (1, 2):
+        place.put(stamp, "tokens", "masks")
+        assert place.take(0).masks == "masks"
+    place.reset(1)
+    place.put_masks(1, "of another node")
+    place.put(1, "tokens", None)
+    assert place.take(0).masks == "of another node"
+
+
 def test_the_echo_of_masks_handed_over_is_ignored():
     place = Rendezvous(max_age=SECOND)
     place.put(1, "tokens", "masks")

@@ -63,6 +63,14 @@ def test_a_cue_holds_from_its_frame_on(bench, tmp_path):
     assert loop.perceiver.grounded == ["red square", "green square"]
 
 
+def test_a_cue_that_no_frame_has_is_named(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", FRAMES[:2])
+    Loop(bench, True)
+    stray = cue(0, "look_for", "red square") | {"stamp_ns": 7}
+    with pytest.raises(RehearsalError, match=r"no frame of the bag has: 7$"):
+        rehearse(bench, bag, [cue(0, "look_for", "red square"), stray])
+
+
 def test_a_turn_is_plain_data_with_its_masks(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:1])
     Loop(bench, True)

@@ -6,6 +6,7 @@ Written and read with `rosbags`, which needs no ROS; `ros2 bag play` and `steer-
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,9 @@ COMPRESSIONS = (False, "jpeg", "png")
 ENCODINGS = ("rgb8", "bgr8")
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01 00:00:00 UTC: the same clip gives the same stamps on any day
+END_NS = 2**31 * 10**9  # a stamp's seconds are an int32
 JPEG_QUALITY = 95
+_FILES = re.compile(r"metadata\.yaml|truth\.json|.+\.(mcap|db3)(-shm|-wal|\.zstd)?")
 _FOREVER = (9_223_372_036, 854_775_807)  # how rosbag2 writes a duration without end
 
 
@@ -77,8 +80,8 @@ def write_bag(
             raise ValueError(f"{name}={value!r}: accepted are {', '.join(map(str, accepted))}")
     if not 0 < fps <= 1000:
         raise ValueError(f"fps={fps}: accepted are rates above 0, up to 1000")
-    if not 0 <= start_ns < 1 << 61:
-        raise ValueError(f"start_ns={start_ns}: accepted are nanoseconds since 1970, from 0")
+    if not 0 <= start_ns < END_NS:
+        raise ValueError(f"start_ns={start_ns}: accepted are nanoseconds since 1970, from 0 to before {END_NS}")
     make_room(path, force)
     image_topic = f"{topic}/compressed" if compressed else topic
     truths: dict[int, tuple[Truth, ...]] = {}
@@ -93,6 +96,8 @@ def write_bag(
                     f"{path}: frame {index} has {width}x{height} pixels, those before it {size[0]}x{size[1]}"
                 )
             size = (width, height)
+            if index * 1e9 / fps >= END_NS - start_ns:
+                raise BagError(f"{path}: at fps={fps:g} frame {index} comes after what a stamp holds, 2^31 seconds")
             stamp = start_ns + round(index * 1e9 / fps)
             truths[stamp] = frame.objects
             header = _header(types, stamp, frame_id)
@@ -147,10 +152,16 @@ def make_room(path: Path, force: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not force:
         raise BagError(f"{path}: is there already; choose another folder, or force to replace a bag")
-    elif path.is_dir() and (not any(path.iterdir()) or (path / "metadata.yaml").exists()):
+    elif not path.is_dir() or path.is_symlink():
+        raise BagError(f"{path}: is there and is no folder; it is not replaced")
+    elif inside := sorted(path.iterdir()):
+        metadata = path / "metadata.yaml"
+        if not metadata.is_file() or b"rosbag2_bagfile_information" not in metadata.read_bytes():
+            raise BagError(f"{path}: is there and is no bag (no metadata.yaml of one); it is not replaced")
+        others = [file.name for file in inside if not _FILES.fullmatch(file.name) or not file.is_file()]
+        if others:
+            raise BagError(f"{path}: holds what is not a bag's ({', '.join(others[:3])}); it is not replaced")
         shutil.rmtree(path)
-    else:
-        raise BagError(f"{path}: is there and is no bag (no metadata.yaml); it is not replaced")
 
 
 def _rosbags() -> tuple[Any, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -225,6 +226,7 @@ class Reasoner:
             mark=law.mark,
             gate=str(gate),
             schedule=str(schedule),
+            warnings=tuple(self._bridge_warnings(frames)) if context.bridge == TOKEN else (),
         )
 
         def new_writer() -> Writer:
@@ -261,6 +263,13 @@ class Reasoner:
         turn.timings["total"] = (time.perf_counter() - started) * 1e3
         return turn
 
+    def _bridge_warnings(self, frames: list[VisualFeatures]) -> Iterator[str]:
+        """Tokens of a width that fits, from a model that the bridge was not trained on, mean nothing to this one."""
+        wanted = self.bridge.vl_model
+        for name in dict.fromkeys(frame.model for frame in frames):
+            if name and wanted and _last_part(name) != _last_part(wanted):  # wherever its files lie
+                yield f"another model: the tokens are of {name!r}, the bridge was trained on those of {wanted!r}"
+
     def _lay_out(self, prompt: str, frames: list[VisualFeatures], groups: list[list], regions) -> Context:
         if frames and self.bridge_for(frames[0]) == TOKEN:
             return self.layout.with_tokens(prompt, [int(frame.tokens.shape[0]) for frame in frames])
@@ -273,3 +282,8 @@ class Reasoner:
                 "by their words only: pass regions=[(label, box), …] or masks with labels"
             )
         return self.layout.with_words(prompt, listed)
+
+
+def _last_part(name: str) -> str:
+    """What a model is called, wherever its files lie."""
+    return re.split(r"[:/\\]", name.rstrip("/\\"))[-1]

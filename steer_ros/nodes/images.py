@@ -39,6 +39,7 @@ ENCODINGS: dict[str, tuple[int, str, int | None]] = {
     "yuyv": (2, "8UC2", cv2.COLOR_YUV2RGB_YUY2),
 }
 DEEP = ("16", "32", "64")  # how the names of encodings over 8 bits begin, if they don't end in 16
+PNG_DEPTH = 24  # where a PNG has its bits per channel
 MAX_ASPECT = 200  # Qwen2-VL's resizing takes no thinner image
 
 
@@ -132,6 +133,7 @@ def _decompressed(message: CompressedImage, bridge: CvBridge, max_pixels: int) -
         with PillowImage.open(io.BytesIO(raw)) as picture:  # reads the header alone: a bomb is not unpacked
             _check_size(*picture.size, max_pixels)
             deep = picture.mode.startswith(("I", "F")) or original.endswith("16") or original.startswith(DEEP)
+            deep = deep or (picture.format == "PNG" and raw[PNG_DEPTH] > 8)  # Pillow's mode hides it in colour
     except BadImage:
         raise
     except Exception as error:

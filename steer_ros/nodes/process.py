@@ -13,6 +13,7 @@ from typing import Any
 import rclpy
 import torch
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
 from transformers.utils.logging import disable_progress_bar
 
 from steer_ros.nodes.base import StartError, SteerNode, one_line
@@ -88,20 +89,26 @@ def _run(
     rclpy.init(args=args)
     nodes: list[SteerNode] = []
     try:
-        nodes = make_nodes()
         executor = SingleThreadedExecutor()
-        for node in nodes:
-            executor.add_node(node)
-        # In reverse: whoever is fed is ready before whoever feeds.
-        for node in reversed(nodes):
-            node.autostart()
+        try:
+            nodes = make_nodes()
+            for node in nodes:
+                executor.add_node(node)
+            # In reverse: whoever is fed is ready before whoever feeds.
+            for node in reversed(nodes):
+                node.autostart()
+        except StartError:
+            return 2  # the node has logged the line that says why
+        except ValueError as error:
+            print(one_line(error), file=sys.stderr)
+            return 2
         with spinning(no_more_interrupts):
-            executor.spin()
-    except StartError:
-        return 2  # the node has logged the line that says why
-    except ValueError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
+            while True:
+                try:
+                    executor.spin()
+                    break
+                except (TypeError, ValueError, LookupError, AttributeError) as error:  # rclpy's own, over a request
+                    get_logger("steer_ros").error(f"a message that rclpy can't take: {one_line(error)}")
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -175,13 +176,13 @@ class ReasoningNode(SteerNode):
         )
         turn = None
         try:
-            masks = self._masks_for(meeting)
+            masks, missing = self._masks_for(meeting)
             answer.region_ids = [mask.track_id for mask in masks or []]
             answer.region_labels = [mask.label for mask in masks or []]
             seen.fence.wait(seen.features.tokens)
             turn = self._generate(instruction, seen, masks)
             describe(answer, turn)
-            self._judge(answer, masks)
+            self._judge(answer, masks, missing)
         except Exception as error:
             # Whoever waits for this frame's action is told that there is none.
             answer.cut_short, answer.cut_reason = True, ActionText.CUT_ERROR
@@ -199,45 +200,59 @@ class ReasoningNode(SteerNode):
         stages = {} if turn is None else turn.timings
         self.health.stages.add({**trace.stages, **stages, "turn": answer.total_ms})
 
-    def _masks_for(self, meeting: Meeting[tuple[Seen, Trace], Masks]) -> list[Mask] | None:
-        """The masks to steer by, if they fit the frame's grid."""
+    def _masks_for(self, meeting: Meeting[tuple[Seen, Trace], Masks]) -> tuple[list[Mask] | None, str]:
+        """The masks to steer by, if they fit the frame's grid; and why there are none, where some should be."""
+        why = ""
         if meeting.late:
-            self.health.bad(
-                "masks_late",
+            why = (
                 f"masks of frame {meeting.stamp}, or of those it displaced, did not come within "
-                f"{self.parameters['mask_wait_ms']:g} ms (mask_wait_ms)",
+                f"{self.parameters['mask_wait_ms']:g} ms (mask_wait_ms)"
+            )
+            self.health.bad("masks_late", why)
+        if meeting.missed is not None:
+            age = meeting.missed / 1e6
+            self.health.bad(
+                "masks_unused",
+                f"roi_masks: the nearest are of a frame {abs(age):g} ms {'before' if age > 0 else 'after'} frame "
+                f"{meeting.stamp}; used are those of up to {self.parameters['mask_max_age_ms']:g} ms before it "
+                "(mask_max_age_ms)",
             )
         if meeting.masks is None:
-            return None
+            return None, why
         grid, masks = meeting.masks
         frame_grid = meeting.tokens[0].features.grid
         if (grid.rows, grid.cols) != (frame_grid.rows, frame_grid.cols):
-            self.health.bad(
-                "bad_masks",
+            why = (
                 f"roi_masks: grid {grid.rows}x{grid.cols} does not match the frame's "
-                f"{frame_grid.rows}x{frame_grid.cols}; not steered",
+                f"{frame_grid.rows}x{frame_grid.cols}; not steered"
             )
-            return None
+            self.health.bad("bad_masks", why)
+            return None, why
         text_only = self._reasoner.bridge_for(meeting.tokens[0].features) == TEXT
         if masks and text_only and not any(mask.label.strip() and not mask.empty for mask in masks):
-            self.health.bad(
-                "masks_unlabelled",
-                "no mask has a label, and without a bridge the model knows regions by their words alone; not steered",
-            )
-            return None
-        return masks
+            why = "no mask has a label, and without a bridge the model knows regions by their words alone; not steered"
+            self.health.bad("masks_unlabelled", why)
+            return None, why
+        return masks, "" if any(mask.weights.any() for mask in masks) else "nothing was found where to look"
 
-    def _judge(self, answer: ActionText, masks: list[Mask] | None) -> None:
-        """An action about another object than the region's gets a warning, and by policy is held back."""
-        if answer.cut_reason not in HARMLESS_CUTS:
+    def _judge(self, answer: ActionText, masks: list[Mask] | None, missing: str) -> None:
+        """An action about another object than the region's, or without the region that it should be about, gets a
+        warning, and by policy is held back."""
+        if not answer.text or answer.cut_reason not in HARMLESS_CUTS:
             return  # it is not sent anyway
-        reason = contradiction(answer.text, [mask.label for mask in masks or [] if (mask.weights > 0).any()])
+        if missing:
+            reason = f"region missing: {missing}; the action is about whatever the model chose"
+            cut = "" if re.match(r"(yes|no)\b", answer.text, re.IGNORECASE) else ActionText.CUT_REGION_MISSING
+        else:
+            drawn = -1 if answer.alpha < 0 else 1  # a negative strength turns the look away from positive weights
+            labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
+            reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION
         if not reason:
             return
-        held = self.parameters["policy"] == "hold"
+        held = cut and self.parameters["policy"] == "hold"
         answer.warnings = [*answer.warnings, f"{reason}; held back" if held else reason]
         if held:
-            answer.text, answer.cut_short, answer.cut_reason = "", True, ActionText.CUT_CONTRADICTION
+            answer.text, answer.cut_short, answer.cut_reason = "", True, cut
 
     def _generate(self, instruction: str, seen: Seen, masks: list[Mask] | None) -> Turn:
         get = self.parameters

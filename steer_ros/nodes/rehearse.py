@@ -26,7 +26,7 @@ from steer_ros.msg import ActionText, RoiMaskArray
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import read_masks, stamp_of
 from steer_ros.nodes.process import one_interrupt, spinning
-from steer_ros.nodes.replay import Replay
+from steer_ros.nodes.replay import Replay, Report
 
 MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
 
@@ -48,6 +48,7 @@ class Rehearsal(Replay):
         **options: Any,
     ) -> None:
         self._cues = check_cues(cues)
+        self._left = {cue["stamp_ns"]: None for cue in self._cues}  # stamps that no frame has had yet
         self._tell = tell
         self._seconds = timeout
         self._actions: dict[int, ActionText] = {}
@@ -56,11 +57,19 @@ class Rehearsal(Replay):
         super().__init__(bag, lockstep=True, timeout=timeout, **options)
         self.create_subscription(RoiMaskArray, "roi_masks", self._on_masks, STREAM)
 
+    def play(self) -> Report:
+        """The whole bag; a cue that no frame had is an error."""
+        report = super().play()
+        if self._left:
+            raise RehearsalError(f"cues for stamps that no frame of the bag has: {', '.join(map(str, self._left))}")
+        return report
+
     def _send_frame(self, topic: str, data: bytes) -> None:
         stamp = stamp_of(deserialize_message(data, self._types[topic]).header)
         for cue in self._cues:
             if cue["stamp_ns"] == stamp:
                 self._set(cue["node"], cue["parameter"], cue["value"])
+                self._left.pop(stamp, None)
         self._actions.pop(stamp, None)
         self._masks.clear()
         super()._send_frame(topic, data)

@@ -30,9 +30,11 @@ from rosgraph_msgs.msg import Clock
 
 from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
+from steer_ros.nodes.messages import LATE, stamp_of
 from steer_ros.nodes.process import one_interrupt, spinning
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+OUTPUTS = ("action", "action_text", "thought")
 CLOCK = "/clock"
 CLOCK_PERIOD = 0.025  # seconds of wall time between two /clock messages while no message is due
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -40,7 +42,7 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 @dataclass
 class Report:
-    """What a replay did. late: frames whose action did not come in time (lockstep)."""
+    """What a replay did. late: frames whose action did not come in time (lockstep), or that were themselves late."""
 
     messages: int = 0
     frames: int = 0
@@ -80,7 +82,8 @@ class Replay(Node):
         self._types: dict[str, type] = {}
         self._frame_topic = self._choose_frames(frame_topic)
         for connection in self._reader.connections:
-            self._advertise(connection)
+            if not self._is_output(connection.topic):
+                self._advertise(connection)
         if clock and CLOCK in self._publishers_by_topic:
             clock = False
             self.get_logger().info(f"the bag has a {CLOCK} of its own: it tells the time")
@@ -88,6 +91,7 @@ class Replay(Node):
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self)
         self._answered: set[tuple[int, int]] = set()
+        self._newest = 0  # stamp of the newest frame sent, nanoseconds
         self.create_subscription(ActionText, "action", self._on_action, STREAM)
 
     def play(self) -> Report:
@@ -95,7 +99,7 @@ class Replay(Node):
         self._wait_for_peers()
         while True:
             self._check_running()
-            started, first = time.monotonic(), None
+            started, first, self._newest = time.monotonic(), None, 0
             for topic, stamp, data in self._messages():
                 first = stamp if first is None else first
                 if not self._lockstep:
@@ -136,6 +140,16 @@ class Replay(Node):
         self._types[topic] = message_type
         self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, offered(connection))
 
+    def _is_output(self, topic: str) -> bool:
+        """Whether the nodes answer on it: what they said as the bag was recorded must not pass for what they say now,
+        least of all to a robot."""
+        if self.resolve_topic_name(topic) not in {self.resolve_topic_name(name) for name in OUTPUTS}:
+            return False
+        if topic not in self.report.skipped:
+            self.report.skipped.append(topic)
+            self.get_logger().info(f"{topic}: the nodes' own, as it was recorded; skipped")
+        return True
+
     def _messages(self) -> Iterator[tuple[str, int, bytes]]:
         for connection, stamp, data in self._reader.messages():
             if connection.topic in self._publishers_by_topic:
@@ -146,10 +160,15 @@ class Replay(Node):
         if not self._lockstep:
             self._publishers_by_topic[topic].publish(data)
             return
-        stamp = deserialize_message(data, self._types[topic]).header.stamp
+        header = deserialize_message(data, self._types[topic]).header
+        stamp, time_of_it = header.stamp, stamp_of(header)
         key = (stamp.sec, stamp.nanosec)
         self._answered.discard(key)
         self._publishers_by_topic[topic].publish(data)
+        if 0 < self._newest - time_of_it < LATE:
+            self.report.late += 1  # perception drops it: nobody will answer
+            return
+        self._newest = time_of_it
         if not self._spin_until(lambda: key in self._answered, self._timeout):
             self.report.late += 1
             self.get_logger().warning(f"frame {stamp.sec}.{stamp.nanosec:09d}: no action within {self._timeout:g} s")

@@ -232,8 +232,8 @@ REASONING = (
     Setting(
         "policy",
         "publish",
-        "An action whose object contradicts the label of the region it was steered to: publish it with a warning, or "
-        "hold it back.",
+        "An action whose object contradicts the label of the region it was steered to, or whose region is missing: "
+        "publish it with a warning, or hold it back.",
         choices=("publish", "hold"),
         runtime=True,
     ),

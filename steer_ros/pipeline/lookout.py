@@ -49,9 +49,10 @@ class Lookout:
         self._shape: tuple[int, ...] = ()
 
     def look_for(self, text: str) -> None:
-        """What to look for from the next frame on, in words; empty: nothing."""
+        """What to look for from the next frame on, in words; empty: nothing. Said again, it changes nothing."""
         with self._guard:
-            self._text, self._changed = text.strip(), True
+            self._changed = self._changed or self._text != text.strip()
+            self._text = text.strip()
 
     def set_roi(self, box: Box | None) -> None:
         """A region given as a box in frame pixels, from the next frame on; None clears it."""

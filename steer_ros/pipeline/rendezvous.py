@@ -1,8 +1,8 @@
 """Where a frame's tokens meet its masks, by frame stamp.
 
 Both come in any order and from anywhere. Tokens are latest-wins: older ones that nobody took are dropped and counted.
-Masks are kept for a few frames. Tokens that expect masks of their own wait for them, but not for ever; tokens that
-expect none take the newest masks that another node gave, if those are not older than the limit.
+Masks that come by themselves are kept for a while. Tokens that expect masks of their own wait for them, but not for
+ever; tokens that expect none take the newest masks that another node gave, if those are not older than the limit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ Tokens = TypeVar("Tokens")
 Masks = TypeVar("Masks")
 
 
+KEEP = 256  # masks that came by themselves: 8 s of a detector at 30 Hz, for a perception that is that slow
+
+
 @dataclass(frozen=True)
 class Meeting(Generic[Tokens, Masks]):
     """One frame's tokens with the masks to use for it. masks None: nothing to steer with.
 
     mask_age: nanoseconds from the masks' frame to this one; 0 for its own.
     late: masks of its own were expected and did not come in time.
+    missed: nanoseconds from the nearest frame that another node gave masks of, where none of them is of use: too old,
+        or of a later frame (negative).
     """
 
     stamp: int
@@ -30,20 +35,39 @@ class Meeting(Generic[Tokens, Masks]):
     masks: Masks | None
     mask_age: int = 0
     late: bool = False
+    missed: int | None = None
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[Tokens, Masks]):
+    """Tokens that wait for whoever takes them; masks: their own, where they came together."""
+
+    stamp: int
+    tokens: Tokens
+    expects: bool
+    came: float
+    masks: Masks | None = None
 
 
 class Rendezvous(Generic[Tokens, Masks]):
-    """A source for a lane. Stamps are integers in nanoseconds; wait in seconds; max_age in nanoseconds."""
+    """A source for a lane. Stamps are integers in nanoseconds; wait in seconds; max_age in nanoseconds.
 
-    def __init__(self, wait: float = 0.5, max_age: int = 1_000_000_000, keep: int = 8) -> None:
+    A camera without stamps (all of them 0) gives frames that can't be told apart. Masks given together with tokens
+    are safe all the same. Masks that come by themselves steer one frame that expects them, and frames that expect
+    none for max_age after they came.
+    """
+
+    def __init__(self, wait: float = 0.5, max_age: int = 1_000_000_000, keep: int = KEEP) -> None:
         self.wait = wait
         self.max_age = max_age
         self._keep = keep
         self._ready = threading.Condition()
-        self._tokens: tuple[int, Tokens, bool, float] | None = None
+        self._waiting: _Waiting[Tokens, Masks] | None = None
         self._waiting_since: float | None = None  # when tokens came that somebody waited for the masks of
-        self._masks: OrderedDict[int, Masks] = OrderedDict()
-        self._handed: OrderedDict[int, None] = OrderedDict()
+        self._masks: OrderedDict[int, tuple[Masks, float]] = OrderedDict()  # stamp -> masks, when they came
+        self._handed: OrderedDict[int, None] = OrderedDict()  # frames whose masks came with their tokens
+        self._expecting: OrderedDict[int, None] = OrderedDict()  # frames whose masks are their own
+        self._last: int | None = None  # the frame that was met last
         self._dropped = 0
         self._closed = False
 
@@ -61,15 +85,7 @@ class Rendezvous(Generic[Tokens, Masks]):
     def put_tokens(self, stamp: int, tokens: Tokens, expects_masks: bool) -> None:
         """A frame's tokens; they displace those that wait, and the masks that those expected."""
         with self._ready:
-            if self._closed:
-                self._dropped += 1
-                return
-            if self._tokens is not None:
-                self._dropped += 1
-                if self._tokens[2] and self._tokens[0] != stamp:
-                    self._masks.pop(self._tokens[0], None)
-            self._tokens = (stamp, tokens, expects_masks, time.monotonic())
-            self._ready.notify_all()
+            self._put(_Waiting(stamp, tokens, expects_masks, time.monotonic()))
 
     def put_masks(self, stamp: int, masks: Masks) -> None:
         """A frame's masks from a topic; later ones for the same stamp replace them.
@@ -77,37 +93,34 @@ class Rendezvous(Generic[Tokens, Masks]):
         Masks of a frame that `put` has had are its echo, and ignored.
         """
         with self._ready:
-            if not self._closed and stamp not in self._handed:
-                self._store(stamp, masks)
-                self._ready.notify_all()
+            if self._closed or stamp in self._handed:
+                return
+            self._masks.pop(stamp, None)
+            self._masks[stamp] = masks, time.monotonic()
+            _trim(self._masks, self._keep)
+            self._ready.notify_all()
 
     def put(self, stamp: int, tokens: Tokens, masks: Masks | None) -> None:
         """Tokens with their masks at once, as within one process; None: the frame has none of its own."""
         with self._ready:
-            if masks is not None and not self._closed:
-                self._store(stamp, masks)
-                self._handed[stamp] = None
-                while len(self._handed) > 8 * self._keep:
-                    self._handed.popitem(last=False)
-            self.put_tokens(stamp, tokens, masks is not None)
+            if masks is not None:
+                _note(self._handed, stamp)
+            self._put(_Waiting(stamp, tokens, masks is not None, time.monotonic(), masks))
 
     def take(self, timeout: float | None = None) -> Meeting[Tokens, Masks] | None:
         """The latest tokens with their masks, or None: none came within `timeout` seconds, or it is closed."""
         end = None if timeout is None else time.monotonic() + timeout
         with self._ready:
             while not self._closed:
-                now = time.monotonic()
-                if self._tokens is not None:
-                    stamp, tokens, expects, came = self._tokens
+                now, left = time.monotonic(), None
+                if (here := self._waiting) is not None:
                     # Tokens that displace others go on with their wait: a camera that is faster than it must not
                     # keep whoever takes from ever meeting a frame.
-                    since = self._waiting_since = came if self._waiting_since is None else self._waiting_since
+                    since = self._waiting_since = here.came if self._waiting_since is None else self._waiting_since
                     left = since + self.wait - now
-                    if stamp in self._masks or not expects or left <= 0:
-                        self._tokens = self._waiting_since = None
-                        return self._meet(stamp, tokens, expects)
-                else:
-                    left = None
+                    if not here.expects or here.masks is not None or here.stamp in self._masks or left <= 0:
+                        self._waiting = self._waiting_since = None
+                        return self._meet(here)
                 if end is not None:
                     if now >= end:
                         return None
@@ -120,27 +133,58 @@ class Rendezvous(Generic[Tokens, Masks]):
         with self._ready:
             for other in [other for other in self._masks if other > stamp]:
                 del self._masks[other]
+            for noted in (self._handed, self._expecting):
+                for other in [other for other in noted if other >= stamp]:
+                    del noted[other]
 
     def close(self) -> None:
         """Drop the tokens that wait and wake whoever waits."""
         with self._ready:
-            self._dropped += self._tokens is not None
-            self._tokens, self._closed = None, True
+            self._dropped += self._waiting is not None
+            self._waiting, self._closed = None, True
             self._masks.clear()
             self._ready.notify_all()
 
-    def _store(self, stamp: int, masks: Masks) -> None:
-        self._masks.pop(stamp, None)
-        self._masks[stamp] = masks
-        while len(self._masks) > self._keep:
-            self._masks.popitem(last=False)
+    def _put(self, new: _Waiting[Tokens, Masks]) -> None:
+        if self._closed:
+            self._dropped += 1
+            return
+        if self._waiting is not None:
+            self._dropped += 1
+            if self._waiting.expects:
+                self._masks.pop(self._waiting.stamp, None)
+        if new.expects:
+            _note(self._expecting, new.stamp)
+        self._waiting = new
+        self._ready.notify_all()
 
-    def _meet(self, stamp: int, tokens: Tokens, expects: bool) -> Meeting[Tokens, Masks]:
-        # Own masks are used once: unstamped cameras (all stamps 0) must not steer by an older frame's.
-        if stamp in self._masks:
-            masks = self._masks.pop(stamp) if expects else self._masks[stamp]
-            return Meeting(stamp, tokens, masks)
-        ages = [stamp - other for other in self._masks if 0 <= stamp - other <= self.max_age]
-        if not ages:
-            return Meeting(stamp, tokens, None, late=expects)
-        return Meeting(stamp, tokens, self._masks[stamp - min(ages)], min(ages), late=expects)
+    def _meet(self, here: _Waiting[Tokens, Masks]) -> Meeting[Tokens, Masks]:
+        stamp, repeated = here.stamp, here.stamp == self._last
+        self._last = stamp
+        if here.masks is not None:
+            return Meeting(stamp, here.tokens, here.masks)
+        if here.expects and stamp in self._masks:  # used once: without stamps, the next frame's are others
+            return Meeting(stamp, here.tokens, self._masks.pop(stamp)[0])
+        ages: dict[int, int] = {}  # of masks that may be used, how old they are
+        for other, (_, came) in self._masks.items():
+            if here.expects or other not in self._expecting:
+                ages[other] = int((here.came - came) * 1e9) if repeated and other == stamp else stamp - other
+        fresh = [other for other, age in ages.items() if 0 <= age <= self.max_age]
+        for other in [other for other in self._masks if stamp - other > self.max_age]:
+            del self._masks[other]  # of no use to any later frame
+        if fresh:
+            best = min(fresh, key=ages.__getitem__)
+            return Meeting(stamp, here.tokens, self._masks[best][0], stamp - best, here.expects)
+        missed = min(ages.values(), key=abs, default=None)
+        return Meeting(stamp, here.tokens, None, late=here.expects, missed=missed)
+
+
+def _note(stamps: OrderedDict[int, None], stamp: int) -> None:
+    stamps.pop(stamp, None)
+    stamps[stamp] = None
+    _trim(stamps, KEEP)
+
+
+def _trim(kept: OrderedDict[int, object], most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)
