@@ -216,11 +216,20 @@ def test_each_budget():
         (("--arch", "70"), "arch: 70; accepted are 90, 120"),
         (("--head-sizes", "100"), "head-sizes: 100; accepted are 64, 80, 96, 128"),
         (("--kernels", "encode"), "kernels: encode; accepted are decode, merge, prefill, update"),
-        (("--jobs", "0"), "jobs: 0; accepted are 1 and more"),
     ],
 )
 def test_what_is_not_accepted_is_named(capsys, words, message):
     assert run_here(capsys, *words) == (2, "", f"steer-ros bench compile: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "words", [("--jobs", "0"), ("--max-shared", "-1"), ("--max-ratio", "nan"), ("--json", "/proc/nowhere/out.json")]
+)
+def test_what_could_not_be_judged_or_written_is_refused_before_compiling(capsys, monkeypatch, words):
+    monkeypatch.setattr(bench, "compile_rows", lambda *arguments: pytest.fail("compiled"))
+    with pytest.raises(SystemExit, match="2"):
+        run_here(capsys, *words)
+    assert f"argument {words[0]}: " in capsys.readouterr().err
 
 
 def test_without_triton_one_line_says_so(capsys, monkeypatch):

@@ -112,7 +112,7 @@ def spin(self):
     raise RuntimeError("failed to initialize wait set: the given context is not valid")
 
 SingleThreadedExecutor.spin = spin
-sys.exit(run(lambda: []))
+sys.exit(run(lambda: [], []))
 """
 
 
@@ -123,6 +123,22 @@ def test_a_signal_just_before_the_executor_waits_is_a_clean_end(context, code):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SLOW, check=False)
     assert ended.returncode == code, ended.stderr
     assert ("Traceback" in ended.stderr) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--help"], 0, "--ros-args"),
+        (["--look-for", "beaker"], 2, "unrecognized arguments"),
+        (["--ros-args", "-p", "instruction:="], 2, "instruction:="),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], 2, "/nowhere.yaml"),
+    ],
+)
+def test_the_command_line_is_read_or_refused(arguments, code, words):
+    command = [executable("reasoning"), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SLOW, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert words in ended.stdout + ended.stderr
 
 
 def test_a_request_that_rclpy_cannot_read_ends_nobody(launch, bench):
@@ -153,7 +169,7 @@ def spin(self):
     print("not torn, shut down" if not rclpy.ok() else "not torn, still up")
 
 SingleThreadedExecutor.spin = spin
-sys.exit(run(lambda: []))
+sys.exit(run(lambda: [], []))
 """
 
 

@@ -188,6 +188,12 @@ def test_a_bag_that_loops_goes_back_in_time_until_it_is_stopped(bench, tmp_path)
     replay.end()
 
 
+def test_names_that_are_no_topics_are_skipped(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", FRAMES[:2], topic="/a//b")
+    report = play(bench, bag, timeout=0.1, rate=100.0)
+    assert report.skipped == ["/a//b"] and report.messages == 2  # the camera_infos
+
+
 def record_answers(bag, frames):
     """The bag of these frames again, with what a node said as it was recorded."""
     with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -295,10 +301,11 @@ def test_what_is_no_bag_is_named_in_one_line(tmp_path, capsys, content):
 
 
 def test_the_command_line_reads_as_documented():
-    options = parse(
-        ["somewhere", "--rate", "2", "--lockstep", "--loop", "--no-clock", "--frames", "/cam", "--timeout", "5"]
-    )
-    assert (options.rate, options.lockstep, options.loop, options.no_clock) == (2.0, True, True, True)
+    options = parse(["somewhere", "--lockstep", "--loop", "--no-clock", "--frames", "/cam", "--timeout", "5"])
+    assert (options.rate, options.lockstep, options.loop, options.no_clock) == (None, True, True, True)
+    assert parse(["somewhere", "--rate", "2"]).rate == 2.0
+    with pytest.raises(SystemExit):
+        parse(["somewhere", "--rate", "2", "--lockstep"])
     assert (options.frames, options.timeout, str(options.bag)) == ("/cam", 5.0, "somewhere")
 
 

@@ -27,6 +27,7 @@ from sprites import Frame, Sprite, clip
 from studio import draw_studio
 from tabletop import back_to_front
 
+from steer_ros.lab.demo_plan import FIRST_TRAINING_SEED
 from steer_ros.lab.render import Truth
 from steer_ros.lab.scene import make_scene
 from steer_ros.lab.truth import TRUTH_FILE, BagTruth, extent, write_truth
@@ -116,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for option, least in (("scenes", 1), ("width", LEAST_SIDE), ("height", LEAST_SIDE), ("seed", 0)):
         if getattr(args, option) < least:
             parser.error(f"--{option} {getattr(args, option)}: must be {least} or more")
+    if args.seed + args.scenes > FIRST_TRAINING_SEED:
+        parser.error(f"--seed {args.seed}: scenes must stay below {FIRST_TRAINING_SEED}, from where the models learnt")
     cv2.setNumThreads(1)  # images this small gain nothing from more, and others share the machine
     try:
         write_scenes(args.out, args.style, range(args.seed, args.seed + args.scenes), args.width, args.height)

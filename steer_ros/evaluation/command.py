@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import output_file
 from ..lab.demo_plan import FIRST_TRAINING_SEED
 from ..models.loading import ModelLoadError
 from ..steering import LAW_NAMES, UnsteerableModelError, make_law
@@ -41,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros evaluate``."""
     parser.add_argument("what", choices=("steering",), help="what is evaluated")
     parser.add_argument("--suite", choices=(*SUITES, "all"), required=True, help="which questions are asked")
-    parser.add_argument("--json", type=Path, help="write the rows here: {key: {value, n, low, high}}; all: by suite")
-    parser.add_argument("--report", type=Path, help="write a Markdown report here, plots beside it in images/")
+    parser.add_argument(
+        "--json", type=output_file, help="write the rows here: {key: {value, n, low, high}}; all: by suite"
+    )
+    parser.add_argument("--report", type=output_file, help="write a Markdown report here, plots beside it in images/")
     parser.add_argument("--limit", type=int, help="scenes (or questions, where there are none); default by suite")
     parser.add_argument("--seed", type=int, help="the first scene's seed; default: the suite's held-out seeds")
     parser.add_argument("--data", type=Path, help="folder of foreign scenes with truth.json, or (vqa) of a public set")
@@ -65,8 +68,6 @@ def main(args: argparse.Namespace) -> int:
     try:
         options = options_of(args)
         prepare(names, options)
-        for path in filter(None, (args.json, args.report)):
-            path.parent.mkdir(parents=True, exist_ok=True)
     except ERRORS as error:
         return _refuse(error)
     if left_out:

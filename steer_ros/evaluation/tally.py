@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 
+from ..processes import spawned
 from .options import Options
 from .stats import Row, difference, mean_row, share
 
@@ -70,7 +69,7 @@ def gather(options: Options, part: Callable[[Options, int, int], Tally], scenes:
     workers = min(WORKERS, cores) if small and scenes >= fewest and options.parallel else 1
     if workers == 1:
         return part(options, 0, 1)
-    with ProcessPoolExecutor(workers - 1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with spawned(workers - 1) as pool:
         others = [pool.submit(part, options.portable(), index, workers) for index in range(1, workers)]
         tally = part(options, 0, workers)
         for other in others:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..arguments import output_file, whole_number
 from ..lab.instructions import OPEN
 from ..models import Perceiver, Reasoner
 from ..steering import Gate, make_law
@@ -46,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros tune alpha``."""
     parser.add_argument("--scenes", type=int, default=8, help="tuning scenes")
     parser.add_argument("--trials", type=int, default=60, help="settings that are tried")
-    parser.add_argument("--seed", type=int, default=0, help="of the search")
-    parser.add_argument("--plot", type=Path, help="draw quality against strength here (PNG)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the search")
+    parser.add_argument("--plot", type=output_file, help="draw quality against strength here (PNG)")
 
 
 def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.Namespace) -> dict[str, object]:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import whole_number
 from ..lab.instructions import OPEN, open_action, open_thought
 from ..models import Perceiver, Reasoner
 from ..models.context import embed
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, default=40, help="tuning scenes to learn from")
     parser.add_argument("--judged", type=int, default=20, help="other scenes to judge on")
     parser.add_argument("--steps", type=int, default=150, help="steps of training")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of what is drawn")
 
 
 def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.Namespace) -> dict[str, object]:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import whole_number
 from ..models.decode import chosen_by
 from ..models.tokenizing import encode_plain
 from ..steering import make_law
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros tune text``."""
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind, to learn from and to judge on")
     parser.add_argument("--steps", type=int, default=150, help="steps of training, each of the three times")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of what is drawn")
 
 
 def tune(args: argparse.Namespace) -> dict[str, object]:

@@ -9,6 +9,7 @@ import argparse
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..arguments import output_folder, real_number, whole_number
 from .clip import make_clip
 from .render import RenderedScene, Truth
 from .truth import BagTruth, write_truth
@@ -28,6 +30,7 @@ IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "Comp
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01 00:00:00 UTC: the same clip gives the same stamps on any day
 END_NS = 2**31 * 10**9  # a stamp's seconds are an int32
 JPEG_QUALITY = 95
+_TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 _FILES = re.compile(r"metadata\.yaml|truth\.json|.+\.(mcap|db3)(-shm|-wal|\.zstd)?")
 _FOREVER = (9_223_372_036, 854_775_807)  # how rosbag2 writes a duration without end
 
@@ -82,11 +85,14 @@ def write_bag(
         raise ValueError(f"fps={fps}: accepted are rates above 0, up to 1000")
     if not 0 <= start_ns < END_NS:
         raise ValueError(f"start_ns={start_ns}: accepted are nanoseconds since 1970, from 0 to before {END_NS}")
-    make_room(path, force)
+    for name, value in (("topic", topic), ("info_topic", info_topic)):
+        if not _TOPIC.fullmatch(value):
+            raise ValueError(f"{name}={value!r}: accepted are absolute topic names, like /camera/image_raw")
+    check_room(path, force)
     image_topic = f"{topic}/compressed" if compressed else topic
     truths: dict[int, tuple[Truth, ...]] = {}
     size: tuple[int, int] | None = None
-    with _failing_whole(path), _writer(path, storage) as (writer, types):
+    with _in_place_of(path) as made, _writer(made, storage) as (writer, types):
         images = _connect(writer, types, image_topic, COMPRESSED if compressed else IMAGE)
         infos = _connect(writer, types, info_topic, INFO)
         for index, frame in enumerate(frames):
@@ -107,8 +113,8 @@ def write_bag(
             writer.write(infos, stamp, types.serialize_cdr(info, INFO))
         if size is None:
             raise BagError(f"{path}: no frames to write")
-    truth = BagTruth(*size, truths)
-    write_truth(path, truth)
+        truth = BagTruth(*size, truths)
+        write_truth(made, truth)
     return truth
 
 
@@ -142,26 +148,25 @@ def read_bag(path: str | Path, topic: str | None = None) -> Iterator[tuple[int, 
         reader.close()
 
 
-def make_room(path: Path, force: bool) -> None:
-    """See that nothing is at ``path``; with ``force`` a bag there is removed, and nothing but a bag.
+def check_room(path: Path, force: bool) -> None:
+    """See that nothing is at ``path``; or, with ``force``, nothing but a bag.
 
     Raises:
-        BagError: something is there and stays there.
+        BagError: something is there that stays there.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif not force:
-        raise BagError(f"{path}: is there already; choose another folder, or force to replace a bag")
-    elif not path.is_dir() or path.is_symlink():
+    if not path.exists() and not path.is_symlink():
+        return
+    if not force:
+        raise BagError(f"{path}: is there already; choose another folder, or force (--force) to replace a bag")
+    if not path.is_dir() or path.is_symlink():
         raise BagError(f"{path}: is there and is no folder; it is not replaced")
-    elif inside := sorted(path.iterdir()):
+    if inside := sorted(path.iterdir()):
         metadata = path / "metadata.yaml"
         if not metadata.is_file() or b"rosbag2_bagfile_information" not in metadata.read_bytes():
             raise BagError(f"{path}: is there and is no bag (no metadata.yaml of one); it is not replaced")
         others = [file.name for file in inside if not _FILES.fullmatch(file.name) or not file.is_file()]
         if others:
             raise BagError(f"{path}: holds what is not a bag's ({', '.join(others[:3])}); it is not replaced")
-        shutil.rmtree(path)
 
 
 def _rosbags() -> tuple[Any, Any]:
@@ -175,13 +180,15 @@ def _rosbags() -> tuple[Any, Any]:
 
 
 @contextmanager
-def _failing_whole(path: Path) -> Iterator[None]:
-    """Leave no half of a bag behind."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """Where to write the bag: whole, it takes the place of what is at ``path``; else it leaves no trace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".steer_ros_", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        yield made
+        if path.exists():
+            shutil.rmtree(path)
+        made.rename(path)
 
 
 @contextmanager
@@ -252,11 +259,15 @@ def _camera_info(types: Any, header: Any, width: int, height: int) -> Any:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros bag``."""
-    parser.add_argument("--out", type=Path, required=True, help="folder of the new bag")
-    parser.add_argument("--seed", type=int, default=7, help="seed of the clip; models are trained on 900000 and up")
-    parser.add_argument("--frames", type=int, default=60, help="number of frames")
-    parser.add_argument("--objects", type=int, help="objects on the bench, 1 to 8 (default: 2 to 6 by the seed)")
-    parser.add_argument("--fps", type=float, default=10.0, help="frames per second")
+    parser.add_argument("--out", type=output_folder, required=True, help="folder of the new bag")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=7, help="seed of the clip; models are trained on 900000 and up"
+    )
+    parser.add_argument("--frames", type=whole_number(1), default=60, help="number of frames")
+    parser.add_argument(
+        "--objects", type=whole_number(1, 8), help="objects on the bench, 1 to 8 (default: 2 to 6 by the seed)"
+    )
+    parser.add_argument("--fps", type=real_number(0, 1000, above=True), default=10.0, help="frames per second")
     parser.add_argument("--storage", choices=STORAGES, default="mcap", help="format of the bag")
     parser.add_argument("--compressed", choices=COMPRESSIONS[1:], help="write CompressedImage instead of Image")
     parser.add_argument("--topic", default="/image", help="image topic")

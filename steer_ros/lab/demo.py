@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..arguments import output_folder, real_number
+from ..steering.laws import MAX_ALPHA
 from .demo_plan import INSTRUCTION, Plan, judge, make_plan, share
 from .demo_stage import Stage, StageError
 
@@ -22,15 +24,23 @@ RUNS = ("unsteered", "steered")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros demo``."""
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the bag, the pictures and the logs")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("demo"), help="folder of the bag, the pictures and the logs"
+    )
     parser.add_argument("--seed", type=int, default=7, help="seed of the first scene; training seeds begin at 900000")
     parser.add_argument("--frames", type=int, default=48, help="frames of the bag")
     parser.add_argument("--scenes", type=int, default=3, help="scenes that share the frames")
     parser.add_argument("--objects", type=int, default=4, help="objects of each scene, 2 to 6")
-    parser.add_argument("--alpha", type=float, help="strength of the steered run (default: the node's own)")
+    parser.add_argument(
+        "--alpha",
+        type=real_number(-MAX_ALPHA, MAX_ALPHA),
+        help="strength of the steered run (default: the node's own)",
+    )
     parser.add_argument("--perception", default="builtin:lab-vl", help="vision-language model")
     parser.add_argument("--reasoning", default="builtin:lab-r1", help="reasoner")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for the start, and for each turn")
+    parser.add_argument(
+        "--timeout", type=real_number(0, above=True), default=120.0, help="seconds for the start, and for each turn"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -7,16 +7,18 @@ import json
 import re
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 
+from ..arguments import output_file, whole_number
+from ..models.loading import ModelLoadError
 from ..models.perceiver import Perceiver
 from ..models.reasoner import Reasoner
 from ..regions.boxes import iou
 from ..regions.mask import Mask, box_weights
-from ..steering import Law, make_law
+from ..steering import Law, UnsteerableModelError, make_law
 from ..steering.laws import LAW_NAMES
+from .demo_plan import FIRST_TRAINING_SEED
 from .facts import Fact, facts_of, matching
 from .instructions import OPEN, exists_dialogue, open_action, open_dialogue
 from .render import SIDE, RenderedScene, render
@@ -141,23 +143,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros examine``."""
     parser.add_argument("--perception", default="builtin:lab-vl", help="vision-language model")
     parser.add_argument("--reasoning", default="builtin:lab-r1", help="reasoner")
-    parser.add_argument("--scenes", type=int, default=300, help="held-out scenes")
-    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="first scene's seed")
-    parser.add_argument("--width", type=int, default=SIDE, help="of the frames, pixels")
-    parser.add_argument("--height", type=int, default=SIDE, help="of the frames, pixels")
+    parser.add_argument("--scenes", type=whole_number(1), default=300, help="held-out scenes")
+    seed = whole_number(0, FIRST_TRAINING_SEED - 1)
+    parser.add_argument(
+        "--seed", type=seed, default=HELD_OUT_SEED, help="first scene's seed; training's are not taken"
+    )
+    side = whole_number(28, 4096)
+    parser.add_argument("--width", type=side, default=SIDE, help="of the frames, pixels")
+    parser.add_argument("--height", type=side, default=SIDE, help="of the frames, pixels")
     parser.add_argument("--law", choices=LAW_NAMES, default="conserving", help="of the steered measure")
-    parser.add_argument("--alpha", type=float, default=2.0, help="strength of the steered measure")
-    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument(
+        "--alpha", type=float, help="strength, or tilt, of the steered measure; default: the law's own"
+    )
+    parser.add_argument("--mark", type=float, help="what share and target aim at")
+    parser.add_argument("--json", type=output_file, help="also write the result here")
 
 
 def main(args: argparse.Namespace) -> int:
     """Examine, print a table, write JSON when asked."""
     try:
-        law = make_law(args.law, args.alpha)
-    except ValueError as error:
+        if args.seed + args.scenes > FIRST_TRAINING_SEED:
+            raise ValueError(
+                f"--scenes: {args.scenes}; accepted are scenes whose seeds stay below {FIRST_TRAINING_SEED}"
+            )
+        given = {} if args.alpha is None else {"alpha": args.alpha}
+        law = make_law(args.law, mark=args.mark, **given)
+        perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)
+    except (ValueError, ModelLoadError, UnsteerableModelError) as error:
         print(f"steer-ros examine: {error}", file=sys.stderr)
         return 2
-    perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)
     result = examine(perceiver, reasoner, args.scenes, args.seed, law, (args.width, args.height))
     print(f"{'measure':28} {'value':>7} {'95% interval':>16} {'n':>5}")
     for name, row in result.items():

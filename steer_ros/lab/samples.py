@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from multiprocessing import get_context
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..processes import spawned
 from .facts import PLACES, Fact, facts_of
 from .instructions import OPEN, OPENING, Dialogue, draw_dialogue
 from .looks import owners
@@ -63,7 +62,7 @@ def encode_scenes(tower: nn.Module, seeds: range, workers: int = 2, batch: int =
         tokens.append(out.to(torch.float16))
         images.clear()
 
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with spawned(workers) as pool:
         for image, empty, said in pool.map(_make, seeds, chunksize=batch):
             images.append(image)
             bare.append(empty)

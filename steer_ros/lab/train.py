@@ -25,6 +25,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from ..arguments import output_folder, real_number, whole_number
 from ..models.bridge import Bridge
 from .facts import PLACES
 from .render import SIDE
@@ -157,25 +158,41 @@ def save_r1(model: Qwen2ForCausalLM, bridge: Bridge, tokenizer, folder: Path) ->
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros train``."""
-    parser.add_argument("--out", type=Path, default=Path("lab-models"), help="folder that gets lab-vl/ and lab-r1/")
-    parser.add_argument("--work", type=Path, default=Path("lab-training"), help="folder of checkpoints, resumed from")
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage, or all in their order")
-    parser.add_argument("--minutes", type=float, default=45.0, help="wall-clock budget of each stage")
     parser.add_argument(
-        "--steps", type=int, help="steps of each stage (default: 2600 vision, 4000 vl, 6000 r1, 4000 styles)"
+        "--out", type=output_folder, default=Path("lab-models"), help="folder that gets lab-vl/ and lab-r1/"
     )
-    parser.add_argument("--scenes", type=int, help="training scenes of each stage (default: 16000, styles 6000)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--undecided", type=float, default=0.5, help="weight of lab-r1's loss on deciding early")
-    parser.add_argument("--sight", type=float, default=0.2, help="weight of lab-r1's loss on where places are read")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    work = Path("lab-training")
+    parser.add_argument("--work", type=output_folder, default=work, help="folder of checkpoints, resumed from")
+    parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage, or all in their order")
+    parser.add_argument(
+        "--minutes", type=real_number(0, above=True), default=45.0, help="wall-clock budget of each stage"
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole_number(1),
+        help="steps of each stage (default: 2600 vision, 4000 vl, 6000 r1, 4000 styles)",
+    )
+    parser.add_argument(
+        "--scenes", type=whole_number(1), help="training scenes of each stage (default: 16000, styles 6000)"
+    )
+    parser.add_argument("--workers", type=whole_number(1), default=2, help="processes that render")
+    parser.add_argument("--threads", type=whole_number(1), default=2, help="threads of PyTorch")
+    parser.add_argument(
+        "--undecided", type=real_number(0), default=0.5, help="weight of lab-r1's loss on deciding early"
+    )
+    parser.add_argument(
+        "--sight", type=real_number(0), default=0.2, help="weight of lab-r1's loss on where places are read"
+    )
+    parser.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, help="seed of weights and batches")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the stages asked for. Returns 0, or 2 after one line."""
     if args.stage == "styles" and not (args.out / "lab-vl" / "config.json").is_file():
         print(f"steer-ros train: {args.out / 'lab-vl'}: no model here for styles to go on from", file=sys.stderr)
+        return 2
+    if args.stage in ("vl", "r1") and not any((args.work / name).is_file() for name in ("tower.pt", "tokens.pt")):
+        print(f"steer-ros train: {args.work}: no tower.pt here; --stage vision makes it, first", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)

@@ -12,14 +12,13 @@ import copy
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..processes import spawned
 from .frames import Frames, arrays_of, draw_frames
 from .render import SIDE, render
 from .scene import make_scene
@@ -111,7 +110,7 @@ def train_styles(
     began = time.monotonic()
     teacher = copy.deepcopy(tower).eval().requires_grad_(False)
     seeds = range(first_seed, first_seed + scenes)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with spawned(workers) as pool:
         plain = draw_frames(pool, _plain, seeds)
         styled = [draw_frames(pool, _styled, seeds, [k] * scenes) for k in range(STYLED)]
         others, start = [], first_seed + scenes

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..processes import spawned
 from .frames import arrays_of, draw_frames
 from .render import render
 from .scene import make_scene
@@ -153,7 +152,7 @@ def train_tower(
         checkpoint: file that the state is saved to every 200 steps and resumed from.
     """
     began = time.monotonic()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with spawned(workers) as pool:
         frames = draw_frames(pool, _draw, range(first_seed, first_seed + scenes))
     log.info("rendered %d scenes in %.0f s", scenes, time.monotonic() - began)
     rows = cols = frames.images.shape[1] // 14

@@ -240,4 +240,4 @@ class PerceptionNode(SteerNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run perception in a process of its own."""
-    return run(lambda: [PerceptionNode()], args)
+    return run(lambda: [PerceptionNode()], args, __doc__)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import rclpy
 import torch
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
+from rclpy.utilities import remove_ros_args
 from transformers.utils.logging import disable_progress_bar
 
 from steer_ros.nodes.base import StartError, SteerNode, one_line
@@ -65,6 +68,15 @@ def spinning(no_more_interrupts: Callable[[], None]) -> Iterator[None]:
         raise ExternalShutdownException from error
 
 
+def not_of_ros(given: Sequence[str]) -> list[str]:
+    """The process's arguments but its name and those of ROS. What ROS can't read ends it, as argparse would."""
+    try:
+        return remove_ros_args(given)[1:]
+    except RuntimeError as error:
+        print(f"{Path(given[0]).name}: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
 def share_processor() -> None:
     """Leave half of the processor to the other lane and to ROS, unless OMP_NUM_THREADS says otherwise.
 
@@ -75,22 +87,29 @@ def share_processor() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
 
 
-def run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None = None) -> int:
-    """Run nodes under one single-threaded executor until shutdown. Returns the process's exit code."""
+def run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None = None, about: str = "") -> int:
+    """Run nodes under one single-threaded executor until shutdown. Returns the process's exit code.
+
+    args: of ROS; None: those of the process. about: said for --help.
+    """
+    given = list(sys.argv if args is None else ["steer_ros", *args])
+    epilog = "Parameters and remappings follow --ros-args: -p look_for:=beaker -r image:=/camera/image_raw"
+    parser = argparse.ArgumentParser(prog=Path(given[0]).name, description=about, epilog=epilog)
+    parser.parse_args(not_of_ros(given))
     share_processor()
     disable_progress_bar()  # a log is no terminal
     with one_interrupt() as no_more_interrupts:
-        return _run(make_nodes, args, no_more_interrupts)
+        return _run(make_nodes, given, no_more_interrupts)
 
 
 def _run(
     make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None, no_more_interrupts: Callable[[], None]
 ) -> int:
-    rclpy.init(args=args)
     nodes: list[SteerNode] = []
     try:
-        executor = SingleThreadedExecutor()
         try:
+            rclpy.init(args=args)
+            executor = SingleThreadedExecutor()
             nodes = make_nodes()
             for node in nodes:
                 executor.add_node(node)
@@ -99,8 +118,10 @@ def _run(
                 node.autostart()
         except StartError:
             return 2  # the node has logged the line that says why
-        except ValueError as error:
-            print(one_line(error), file=sys.stderr)
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "rclpy" not in type(error).__module__:
+                raise
+            print(one_line(error), file=sys.stderr)  # rclpy's RuntimeErrors here are about --ros-args
             return 2
         with spinning(no_more_interrupts):
             while True:

@@ -318,4 +318,4 @@ def kind_and_text(warning: str) -> tuple[str, str]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run reasoning in a process of its own."""
-    return run(lambda: [ReasoningNode()], args)
+    return run(lambda: [ReasoningNode()], args, __doc__)

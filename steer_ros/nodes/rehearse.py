@@ -20,12 +20,11 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.serialization import deserialize_message
-from rclpy.utilities import remove_ros_args
 
 from steer_ros.msg import ActionText, RoiMaskArray
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import read_masks, stamp_of
-from steer_ros.nodes.process import one_interrupt, spinning
+from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
 from steer_ros.nodes.replay import Replay, Report
 
 MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
@@ -153,7 +152,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> int:
     """Rehearse a bag; 0, or 1 with one line that says what did not come in time, or 2 for wrong arguments."""
     given = list(sys.argv if args is None else ["rehearse", *args])
-    options = parse(remove_ros_args(given)[1:])
+    options = parse(not_of_ros(given))
     with one_interrupt() as no_more_interrupts:
         return _run(options, given, no_more_interrupts)
 

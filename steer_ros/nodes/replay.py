@@ -19,11 +19,11 @@ from typing import Any
 
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rclpy.utilities import remove_ros_args
 from rosbags.interfaces import Connection, QosDurability
 from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
@@ -31,7 +31,7 @@ from rosgraph_msgs.msg import Clock
 from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import LATE, stamp_of
-from steer_ros.nodes.process import one_interrupt, spinning
+from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 OUTPUTS = ("action", "action_text", "thought")
@@ -82,8 +82,7 @@ class Replay(Node):
         self._types: dict[str, type] = {}
         self._frame_topic = self._choose_frames(frame_topic)
         for connection in self._reader.connections:
-            if not self._is_output(connection.topic):
-                self._advertise(connection)
+            self._advertise(connection)
         if clock and CLOCK in self._publishers_by_topic:
             clock = False
             self.get_logger().info(f"the bag has a {CLOCK} of its own: it tells the time")
@@ -137,8 +136,15 @@ class Replay(Node):
             self.report.skipped.append(topic)
             self.get_logger().warning(f"{topic}: type {name} is not installed; skipped")
             return
-        self._types[topic] = message_type
-        self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, offered(connection))
+        try:
+            if self._is_output(topic):
+                return
+            self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, offered(connection))
+        except (InvalidTopicNameException, RuntimeError) as error:  # the second is rcl's own
+            self.report.skipped.append(topic)
+            self.get_logger().warning(f"{topic!r}: {one_line(error)}; skipped")
+        else:
+            self._types[topic] = message_type
 
     def _is_output(self, topic: str) -> bool:
         """Whether the nodes answer on it: what they said as the bag was recorded must not pass for what they say now,
@@ -258,7 +264,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="ROS arguments follow --ros-args: -r /image:=/camera/image_raw",
     )
     parser.add_argument("bag", type=Path, help="folder of a rosbag2 bag, or an .mcap file")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 as recorded (default); lockstep has none")
+    parser.add_argument("--rate", type=float, help="speed, 1 as recorded (default); lockstep has none")
     parser.add_argument(
         "--lockstep", action="store_true", help="send the next frame when the last one's action has come on `action`"
     )
@@ -273,13 +279,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--frames", default="", metavar="TOPIC", help="the bag's topic of camera frames (default: the first of images)"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.lockstep and options.rate is not None:
+        parser.error("--rate: lockstep has none")
+    return options
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Play a bag; 0, or 1 if in lockstep not one action came, or 2 for wrong arguments."""
     given = list(sys.argv if args is None else ["replay", *args])
-    options = parse(remove_ros_args(given)[1:])
+    options = parse(not_of_ros(given))
     with one_interrupt() as no_more_interrupts:
         return _run(options, given, no_more_interrupts)
 
@@ -290,7 +299,7 @@ def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: C
     try:
         replay = Replay(
             options.bag,
-            rate=options.rate,
+            rate=1.0 if options.rate is None else options.rate,
             lockstep=options.lockstep,
             timeout=options.timeout,
             loop=options.loop,

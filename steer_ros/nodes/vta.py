@@ -24,4 +24,4 @@ def make_nodes() -> list[SteerNode]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run both nodes under one executor."""
-    return run(make_nodes, args)
+    return run(make_nodes, args, __doc__)

@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from steer_ros.kernels import LAWS, inspect
 from steer_ros.kernels.inspect import Case, Row
+
+from ..arguments import output_file, real_number, whole_number
+from ..processes import spawned
 
 _COLUMNS = ("kernel", "sm", "law", "head", "dtype", "group", "with", "shared B", "spills", "stack B", "regs", "instr")
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub = what.add_parser(
         "compile", help="compile-only, no GPU", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    sub.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    sub.add_argument("--json", type=output_file, metavar="FILE", help="also write the rows to this file")
     sub.add_argument("--arch", type=int, nargs="+", default=list(inspect.ARCHS), metavar="N", help="90, 120 or both")
     sub.add_argument("--kernels", nargs="+", default=list(inspect.KERNELS), metavar="K", help=_any(inspect.KERNELS))
     sub.add_argument("--laws", nargs="+", default=list(LAWS), metavar="LAW", help=_any(LAWS) + "; none comes with any")
@@ -45,9 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--groups", type=int, nargs="+", default=list(groups), metavar="G", help="of 1 to 16; %(default)s unless given"
     )
     jobs = min(2, os.cpu_count() or 1)
-    sub.add_argument("--jobs", type=int, default=jobs, metavar="N", help="processes, %(default)s unless given")
-    sub.add_argument("--max-shared", type=int, metavar="BYTES", help="another budget of shared memory on sm_120")
-    sub.add_argument("--max-ratio", type=float, metavar="X", help="another budget of the additive law's instructions")
+    sub.add_argument(
+        "--jobs", type=whole_number(1), default=jobs, metavar="N", help="processes, %(default)s unless given"
+    )
+    sub.add_argument(
+        "--max-shared", type=whole_number(1), metavar="BYTES", help="another budget of shared memory on sm_120"
+    )
+    sub.add_argument(
+        "--max-ratio",
+        type=real_number(0, above=True),
+        metavar="X",
+        help="another budget of the additive law's instructions",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -57,8 +66,6 @@ def main(args: argparse.Namespace) -> int:
         return 2
     try:
         cases = inspect.choose_cases(args.kernels, args.laws, args.head_sizes, args.arch, args.dtypes, args.groups)
-        if args.jobs < 1:
-            raise ValueError(f"jobs: {args.jobs}; accepted are 1 and more")
     except ValueError as error:
         print(f"steer-ros bench compile: {error}", file=sys.stderr)
         return 2
@@ -73,7 +80,6 @@ def main(args: argparse.Namespace) -> int:
     print(table(rows))
     print(f"{len(rows)} kernels compiled in {seconds:.0f} s by {args.jobs} processes")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(document(rows, broken, seconds), indent=1) + "\n")
     for line in broken:
         print(f"over budget: {line}", file=sys.stderr)
@@ -83,11 +89,9 @@ def main(args: argparse.Namespace) -> int:
 def compile_rows(cases: Sequence[Case], kernels: Sequence[str], jobs: int) -> list[Row]:
     """Compile the cases in `jobs` fresh processes: kernels must be imported where TRITON_INTERPRET is not set."""
     found: dict[Row, None] = {}
-    with _compiler_environment():
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            for rows in pool.map(partial(inspect.compile_case, kernels=tuple(kernels)), cases):
-                found.update(dict.fromkeys(rows))
+    with _compiler_environment(), spawned(jobs) as pool:
+        for rows in pool.map(partial(inspect.compile_case, kernels=tuple(kernels)), cases):
+            found.update(dict.fromkeys(rows))
     return inspect.with_ratios(sorted(found, key=_order))
 
 
