@@ -88,7 +88,7 @@ def load_benchmark(folder: str | Path, kind: str | None = None, limit: int | Non
             raise BenchmarkError(f"{folder}: {what}; it must hold VQAv2, GQA or POPE files, or name one as kind")
         kind = kinds.pop()
     elif kind not in kinds:
-        raise BenchmarkError(f"{folder}: no {kind} files; {'found ' + ', '.join(sorted(found)) if found else 'none'}")
+        raise BenchmarkError(f"{folder}: no {kind} files{'; found ' + ', '.join(sorted(found)) if found else ''}")
     images = {path.name: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _IMAGES}
     items = list({"vqav2": _vqav2, "gqa": _gqa, "pope": _pope}[kind](folder, files, images, limit))
     if not items:

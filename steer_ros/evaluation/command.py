@@ -110,7 +110,11 @@ def options_of(args: argparse.Namespace) -> Options:
     if args.data is not None and args.suite == "text":
         raise ValueError(f"--data: {args.data}: accepted is none with --suite text, which has prompts of its own")
     overrides = {name: getattr(args, name) for name in FIELDS}
-    check_overrides(overrides)
+    try:
+        check_overrides(overrides)
+    except ValueError as error:
+        option = str(error).partition(":")[0]
+        raise ValueError(f"{'--' if option in FIELDS else ''}{error}") from error
     return Options(
         limit=args.limit,
         seed=args.seed,

@@ -157,7 +157,8 @@ def _bars(rows: Mapping[str, Row], title: str) -> dict:
         colours = [OUR_COLOUR if name == OURS else "#7f93a8" for name in names]
         axes.barh(names, values, xerr=spread, color=colours, ecolor="#333333", capsize=2)
         axes.invert_yaxis()
-        axes.set_xlim(min(0.0, *values) - 0.02 if values else 0.0, 1.02)
+        lowest = min((min(row["value"], row["low"]) for row in rows.values()), default=0.0)
+        axes.set_xlim(min(0.0, lowest) - 0.02, 1.02)
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)
 

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..arguments import whole_number
 from ..models import Perceiver, Reasoner
 from ..steering import make_law
 from ..steering.laws import MARKED
+from ..steering.schedule import as_schedule
 from .settings import UNSTEERED, Setting
 from .stats import Row, share
 from .vqa import PERCEPTION, REASONING, Asked, Judge, draw_asked, tile_mask
@@ -55,14 +57,23 @@ def _setting(law: str, strength: float, schedule: str) -> Setting:
     return Setting(f"{law} {strength:g} {schedule}", made, schedule=schedule)
 
 
+def _schedule(text: str) -> str:
+    try:
+        as_schedule(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: one line for each setting."""
     parser = argparse.ArgumentParser(prog="python -m steer_ros.evaluation.vqa_tune", description=__doc__)
     parser.add_argument("--perception", default=PERCEPTION, help="vision-language model")
     parser.add_argument("--reasoning", default=REASONING, help="reasoner")
-    parser.add_argument("--questions", type=int, default=150, help="about images kept from training")
+    parser.add_argument("--questions", type=whole_number(1), default=150, help="about images kept from training")
     parser.add_argument("--laws", nargs="+", default=list(STRENGTHS), choices=list(STRENGTHS), help="to be compared")
-    parser.add_argument("--schedules", nargs="+", default=["constant", "sure=0.9"], help="to be compared")
+    schedules = ["constant", "sure=0.9"]
+    parser.add_argument("--schedules", nargs="+", type=_schedule, default=schedules, help="to be compared")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)

@@ -102,7 +102,9 @@ def read_truth(path: str | Path) -> BagTruth:
     path = _file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise TruthError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
         raise TruthError(f"{path}: {error}") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:

@@ -226,7 +226,7 @@ class Reasoner:
             mark=law.mark,
             gate=str(gate),
             schedule=str(schedule),
-            warnings=tuple(self._bridge_warnings(frames)) if context.bridge == TOKEN else (),
+            warnings=tuple(self._bridge_warnings(frames, context.bridge)),
         )
 
         def new_writer() -> Writer:
@@ -263,9 +263,17 @@ class Reasoner:
         turn.timings["total"] = (time.perf_counter() - started) * 1e3
         return turn
 
-    def _bridge_warnings(self, frames: list[VisualFeatures]) -> Iterator[str]:
-        """Tokens of a width that fits, from a model that the bridge was not trained on, mean nothing to this one."""
+    def _bridge_warnings(self, frames: list[VisualFeatures], bridge: str) -> Iterator[str]:
+        """What a model with a bridge is asked without its tokens, or with another model's, means little to it."""
+        if self.bridge is None:
+            return
         wanted = self.bridge.vl_model
+        if bridge == TEXT:
+            what = "visual_context has no frame"
+            if frames:
+                what = f"the tokens are {frames[0].tokens.shape[-1]} wide, not {self.bridge.vl_hidden}"
+            yield f"no visual tokens: {what}; {self.name!r} was trained to see those of {wanted or 'its bridge'!r}"
+            return
         for name in dict.fromkeys(frame.model for frame in frames):
             if name and wanted and _last_part(name) != _last_part(wanted):  # wherever its files lie
                 yield f"another model: the tokens are of {name!r}, the bridge was trained on those of {wanted!r}"
