@@ -1,6 +1,7 @@
 """Turns of a tiny R1: thought and action, streaming, limits, bad input."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from tiny_models import R1_PLAIN, frame, left_mask, perceiver, reasoner, script
@@ -46,6 +47,18 @@ def test_thought_and_action(thinker, features, say):
     assert phases == sorted(phases, reverse=True)
     assert {"embed", "prefill", "decode", "total"} <= set(turn.timings)
     assert all(ms >= 0 for ms in turn.timings.values()) and turn.timings["total"] >= turn.timings["decode"]
+
+
+def test_a_bridge_says_what_it_was_not_made_for(thinker, features, say, monkeypatch):
+    say("I look.\n</think>\n\nPick it up.")
+    monkeypatch.setattr(thinker.bridge, "vl_model", "someone/lab-vl")
+    for name, told in (("/elsewhere/lab-vl", 0), ("Qwen/Other", 1), ("", 0)):
+        turn = thinker.generate(PROMPT, replace(features, model=name))
+        assert len(turn.warnings) == told and all(name in warning for warning in turn.warnings)
+    (warning,) = thinker.generate(PROMPT).warnings
+    assert warning.startswith("no visual tokens: visual_context has no frame") and "someone/lab-vl" in warning
+    (warning,) = thinker.generate(PROMPT, replace(features, tokens=features.tokens[:, :-1])).warnings
+    assert "wide, not" in warning
 
 
 def test_characters_are_streamed_whole(thinker, features, say):

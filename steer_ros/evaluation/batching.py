@@ -43,13 +43,15 @@ class BatchDecoder:
         ids: Sequence[Sequence[int]] | None = None,
         embeds: Tensor | None = None,
         positions: Tensor | None = None,
+        behind: DynamicCache | None = None,
     ) -> DynamicCache:
         """The cache of token ids [rows, n], or of embeddings [rows, n, hidden].
 
         Args:
-            positions: [axes, rows, n] for M-RoPE; None counts from 0.
+            positions: [axes, rows, n] for M-RoPE; None counts on.
+            behind: the cache of what was read before, a row for each; it becomes the one that is given.
         """
-        cache = DynamicCache(config=self.model.config)
+        cache = DynamicCache(config=self.model.config) if behind is None else behind
         self._forward(cache, ids, embeds, positions)
         return cache
 

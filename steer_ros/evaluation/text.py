@@ -99,8 +99,8 @@ def part(options: Options, index: int, of: int) -> Tally:
     model, *folders = model_of(options)
     prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
     setting = override(options.setting or setting_for(*folders), options.overrides)
-    dealt = batches(model, prompts)[index::of]
-    return judge(model, dealt, setting, options.progress)
+    dealt = sorted(batches(model, prompts), key=lambda batch: -len(batch.prompts) * len(batch.laid[0].spans))
+    return judge(model, dealt[index::of], setting, options.progress)
 
 
 def judge(model: TextModel, dealt: Sequence[Batch], setting: Setting, say: Callable[[str], None]) -> Tally:
@@ -159,18 +159,21 @@ def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setti
 
 
 def judge_alone(model: TextModel, batch: Batch, tally: Tally) -> None:
-    """Every fact of each prompt as its only one."""
-    for target in range(len(batch.prompts[0].facts)):
-        alone = [replace(prompt, facts=(prompt.facts[target],)) for prompt in batch.prompts]
-        for own in batches(model, alone):
-            prompts = own.prompts
+    """Every fact of each prompt as its only one; those of one shape are read at once."""
+    alone = [
+        (number, replace(prompt, facts=(fact,)))
+        for number, prompt in zip(batch.numbers, batch.prompts, strict=True)
+        for fact in prompt.facts
+    ]
+    for own in batches(model, [prompt for _, prompt in alone]):
+        prompts = own.prompts
 
-            def enough(row: int, text: str, prompts: Sequence[Prompt] = prompts) -> bool:
-                return bool(mentions(text, prompts[row].facts, ended=False))
+        def enough(row: int, text: str, prompts: Sequence[Prompt] = prompts) -> bool:
+            return bool(mentions(text, prompts[row].facts, ended=False))
 
-            texts = _answers(model, model.read(own.laid), True, None, UNSTEERED, BEGUN, enough)
-            for row, text in enumerate(texts):
-                tally.add("alone", mentions(text, prompts[row].facts) == [0], batch.numbers[own.numbers[row]])
+        texts = _answers(model, model.read(own.laid), True, None, UNSTEERED, BEGUN, enough)
+        for row, text in enumerate(texts):
+            tally.add("alone", mentions(text, prompts[row].facts) == [0], alone[own.numbers[row]][0])
 
 
 def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Setting, tally: Tally) -> None:

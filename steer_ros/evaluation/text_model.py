@@ -69,6 +69,7 @@ class TextModel:
         before, after = render_template(tokenizer)
         self._before, self._after = encode_template(tokenizer, before), encode_template(tokenizer, after)
         self.attachment = attach(model)
+        self._template: DynamicCache | None = None
         self._decoder = BatchDecoder(model, tokenizer, self.attachment, stop_ids(model, tokenizer))
 
     def lay_out(self, prompt: Prompt) -> Laid:
@@ -89,7 +90,13 @@ class TextModel:
         """
         if len({item.shape for item in laid}) != 1:
             raise ValueError("laid: prompts of several shapes; accepted are those of one")
-        return Reading(laid, self._decoder.read([item.head for item in laid]))
+        known = len(self._before)
+        if known == 0:
+            return Reading(laid, self._decoder.read([item.head for item in laid]))
+        if self._template is None:  # what all heads begin with is read once
+            self._template = self._decoder.read([self._before])
+        begun = pick(self._template, [0] * len(laid))
+        return Reading(laid, self._decoder.read([item.head[known:] for item in laid], behind=begun))
 
     def answer(
         self,
