@@ -50,14 +50,18 @@ def test_thought_and_action(thinker, features, say):
 
 
 def test_a_bridge_says_what_it_was_not_made_for(thinker, features, say, monkeypatch):
-    say("I look.\n</think>\n\nPick it up.")
+    def warnings_for(*frames):
+        say("I look.\n</think>\n\nPick it up.")
+        return thinker.generate(PROMPT, *frames).warnings
+
     monkeypatch.setattr(thinker.bridge, "vl_model", "someone/lab-vl")
-    for name, told in (("/elsewhere/lab-vl", 0), ("Qwen/Other", 1), ("", 0)):
-        turn = thinker.generate(PROMPT, replace(features, model=name))
-        assert len(turn.warnings) == told and all(name in warning for warning in turn.warnings)
-    (warning,) = thinker.generate(PROMPT).warnings
+    assert not warnings_for(replace(features, model="/elsewhere/lab-vl"))
+    assert not warnings_for(replace(features, model=""))
+    (warning,) = warnings_for(replace(features, model="Qwen/Other"))
+    assert warning.startswith("another model: ") and "Qwen/Other" in warning
+    (warning,) = warnings_for()
     assert warning.startswith("no visual tokens: visual_context has no frame") and "someone/lab-vl" in warning
-    (warning,) = thinker.generate(PROMPT, replace(features, tokens=features.tokens[:, :-1])).warnings
+    (warning,) = warnings_for(replace(features, tokens=features.tokens[:, :-1]))
     assert "wide, not" in warning
 
 
