@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -129,9 +128,7 @@ def test_an_interrupt_is_one_line(capsys, monkeypatch):
 def test_what_fails_does_not_wait_for_its_processes():
     started = time.monotonic()
     with pytest.raises(RuntimeError, match="mine"), spawned(1) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
         pool.submit(time.sleep, 600)
-        while not pool.submit(os.getpid).running() and not pool._processes:
-            time.sleep(0.01)
         raise RuntimeError("mine")
-    assert time.monotonic() - started < 300
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+    assert time.monotonic() - started < 300  # it slept on, otherwise

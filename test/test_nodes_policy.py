@@ -75,11 +75,13 @@ def test_an_action_whose_region_is_missing_is_told_and_by_policy_held_back(bench
     assert "held back" in answer.warnings[0]
     loop.reasoner.action = "No."
     assert loop.send().text == "No."  # which is true, and moves nothing
+    loop.reasoner.action = "No, pick up the blue one."
+    assert loop.send().text == ""
     loop.reasoner.action = None
     loop.perception.parameters["look_for"] = ""
     assert loop.send().text == "Pick up the blue one."  # nobody said where to look
     bench.wait(lambda: len(loop.texts) == 3, "the actions")
-    assert report(loop, loop.reasoning)[1]["region_missing"] == "3"
+    assert report(loop, loop.reasoning)[1]["region_missing"] == "4"
 
 
 def test_a_negative_strength_turns_away_from_the_region_and_so_does_the_policy(bench):

@@ -242,7 +242,8 @@ class ReasoningNode(SteerNode):
             return  # it is not sent anyway
         if missing:
             reason = f"region missing: {missing}; the action is about whatever the model chose"
-            cut = "" if re.match(r"(yes|no)\b", answer.text, re.IGNORECASE) else ActionText.CUT_REGION_MISSING
+            harmless = re.fullmatch(r"\W*(yes|no)\W*", answer.text, re.IGNORECASE)
+            cut = "" if harmless else ActionText.CUT_REGION_MISSING
         else:
             drawn = -1 if answer.alpha < 0 else 1  # a negative strength turns the look away from positive weights
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
