@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,11 +46,11 @@ def output_file(text: str) -> Path:
     path = Path(text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.exists()
-        with path.open("ab"):
-            pass
-        if not there:
-            path.unlink()
+        if os.path.lexists(path):
+            with path.open("ab"):
+                pass
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise argparse.ArgumentTypeError(
             f"{text}: {error.strerror}; accepted is a file that can be written"
@@ -61,9 +63,7 @@ def output_folder(text: str) -> Path:
     path = Path(text)
     above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     try:
-        probe = above / ".steer_ros_probe"
-        probe.mkdir()
-        probe.rmdir()
+        os.rmdir(tempfile.mkdtemp(dir=above))
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror} ({above}); accepted is a folder") from error
     return path

@@ -83,6 +83,7 @@ class FakeReasoner:
         self.before_token = lambda: None
         self.fail: Exception | None = None
         self.action: str | None = None
+        self.steers = True
         self.over_steered = ""  # why the first attempt at an answer is rolled back
         self.closed = 0
         self.bridge = "token"  # or "text": frames are known by their regions' words
@@ -103,7 +104,7 @@ class FakeReasoner:
         turn = Turn(prompt=prompt, law=law, alpha=alpha, mark=limits["mark"])
         turn.timings = {"prefill": 1.0, "decode": 2.0, "total": 3.0}
         weights = torch.ones(len(visual_context.tokens))
-        if steering_mask and law != "none" and (alpha or limits["mark"]):
+        if self.steers and steering_mask and law != "none" and (alpha or limits["mark"]):
             merged = union([mask.weights for mask in steering_mask])
             weights = torch.tensor(pool_to_tokens(merged).reshape(-1) > 0, dtype=torch.float32)
             turn.steered, turn.focus_before, turn.focus_after = True, 0.1, 0.7

@@ -89,6 +89,10 @@ def test_a_negative_strength_turns_away_from_the_region_and_so_does_the_policy(b
     loop.reasoner.action = "Pick up the blue one."
     answer = loop.send()
     assert (answer.text, answer.alpha) == ("Pick up the blue one.", -8.0) and not answer.warnings
+    loop.reasoning.parameters["steering.alpha"] = -1e-9
+    loop.reasoner.steers = False  # its schedule left this answer alone
+    answer = loop.send()
+    assert (answer.text, answer.law) == ("Pick up the blue one.", "")
 
 
 def test_a_cut_action_keeps_its_own_reason(bench):

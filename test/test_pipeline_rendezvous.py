@@ -138,6 +138,26 @@ def test_without_stamps_another_nodes_masks_age_by_when_they_came():
     assert met == ["masks", None]
 
 
+def test_without_stamps_another_nodes_masks_may_come_after_the_tokens():
+    place = Rendezvous(max_age=60 * SECOND)
+    place.put_tokens(0, "own", expects_masks=True)  # what was looked for once does not shut others out
+    place.put_masks(0, "own masks")
+    assert place.take(0).masks == "own masks"
+    for number in range(3):
+        place.put_tokens(0, "tokens", expects_masks=False)
+        place.put_masks(0, f"masks {number}")
+        assert place.take(0).masks == f"masks {number}"
+
+
+def test_an_echo_in_flight_while_time_goes_back_is_an_echo():
+    place = Rendezvous(max_age=SECOND)
+    place.put(5 * SECOND, "tokens", "masks")
+    place.reset(SECOND)
+    place.put_masks(5 * SECOND, "echo")
+    place.put(5 * SECOND + 1, "tokens", None)
+    assert place.take(0).masks is None
+
+
 def test_own_masks_that_came_too_late_do_not_steer_the_frames_after():
     place = Rendezvous(wait=0.0, max_age=SECOND)
     place.put_tokens(1, "tokens", expects_masks=True)

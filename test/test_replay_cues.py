@@ -63,6 +63,13 @@ def test_a_cue_holds_from_its_frame_on(bench, tmp_path):
     assert loop.perceiver.grounded == ["red square", "green square"]
 
 
+def test_a_frame_out_of_order_has_no_turn(bench, tmp_path):
+    bag = write_bag(tmp_path / "bag", FRAMES[:4], stamps=[100.0, 100.2, 100.1, 100.3])
+    Loop(bench, True)
+    turns = rehearse(bench, bag, [cue(0, "look_for", "red square")])
+    assert [turn["stamp_ns"] for turn in turns] == [STAMPS[0], STAMPS[2], STAMPS[3]]
+
+
 def test_a_cue_that_no_frame_has_is_named(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:2])
     Loop(bench, True)

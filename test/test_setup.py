@@ -14,7 +14,7 @@ def prepare(repo, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(repo / "scripts" / "setup"))
     import prepare
 
-    for name, folder in (("VENV", ".venv"), ("LOGS", "log")):
+    for name, folder in (("VENV", ".venv"), ("LOGS", "log"), ("BUILD", "build")):
         monkeypatch.setattr(prepare, name, tmp_path / folder)
         (tmp_path / folder).mkdir()
     monkeypatch.setattr(prepare, "ROOT", tmp_path)
@@ -74,6 +74,23 @@ def test_exports_are_mended(prepare, monkeypatch, tmp_path):
     assert folders[0] == str(here)
     assert (Path(folders[1]) / "Python.h").exists()
     assert (Path(folders[2]) / "numpy" / "arrayobject.h").exists()
+
+
+def test_paths_with_letters_beyond_ascii_are_read_whole(prepare, monkeypatch, tmp_path):
+    monkeypatch.setattr(prepare, "VENV_PYTHON", sys.executable)
+    (script,) = (Path(sys.prefix) / "share").glob("rosidl_adapter/cmake/rosidl_adapt_interfaces.cmake") or [None]
+    if script is None:
+        pytest.skip("rosidl_adapter is not of a wheel here")
+    assert prepare.OF_ANY_PATH in script.read_text()
+
+
+def test_a_new_environment_forgets_what_cmake_knew_of_the_old_one(prepare, monkeypatch):
+    stale = prepare.BUILD / "steer_ros" / "CMakeCache.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("PYTHON_INSTALL_DIR:INTERNAL=lib/python3.11/site-packages")
+    monkeypatch.setattr(prepare, "run", lambda *arguments: None)
+    prepare.make_venv(prepare.Steps(1), sys.executable, [], {})
+    assert not stale.exists()
 
 
 def test_a_failed_step_shows_the_error_and_the_log(prepare):

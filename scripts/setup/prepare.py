@@ -110,6 +110,9 @@ def sourced_ros():
     return prefixes if any((p / marker).exists() for p in prefixes) else []
 
 
+OF_ANY_PATH = 'file(STRINGS "${idl_output}" idl_tuples ENCODING UTF-8)'
+
+
 def check_compilers():
     """Before minutes are spent on anything else."""
     for variable, names in (("CXX", ["c++", "g++", "clang++"]), ("CC", ["cc", "gcc", "clang"])):
@@ -123,6 +126,8 @@ def check_compilers():
 def make_venv(steps, python, ros, env):
     if VENV.exists():
         shutil.rmtree(VENV)
+    # CMake remembers where the Python before had its modules, and where the checkout was.
+    shutil.rmtree(BUILD / "steer_ros", ignore_errors=True)
     steps.done.clear()
     options = ["--system-site-packages"] if ros else []
     run([python, "-m", "venv", *options, VENV], "venv.log", "Making the virtual environment failed.", env)
@@ -176,6 +181,8 @@ def mend_exports():
     for file in (VENV / "share").glob("*/cmake/*.cmake"):
         text = file.read_text()
         mended = foreign.sub(own, text)
+        if file.name == "rosidl_adapt_interfaces.cmake":  # it would cut a path at a letter that is not ASCII
+            mended = mended.replace('file(STRINGS "${idl_output}" idl_tuples)', OF_ANY_PATH)
         if mended != text:
             file.write_text(mended)
 
@@ -188,6 +195,9 @@ def install_environment():
 
 def build(ros, env):
     """colcon builds steer_ros right into .venv; what the build before installed and this one did not goes."""
+    defaults = LOGS / "colcon-defaults.yaml"  # not the user's own, which may ask for another layout
+    defaults.write_text("{}\n")
+    env = dict(env, COLCON_DEFAULTS_FILE=str(defaults))
     env = dict(env, VIRTUAL_ENV=str(VENV), PATH=f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', '')}")
     if not ros:
         env.update(AMENT_PREFIX_PATH=str(VENV), CMAKE_PREFIX_PATH=str(VENV))
@@ -205,6 +215,8 @@ def build(ros, env):
     command += ["-DBUILD_TESTING=OFF"]
     run(command, "build.log", "The build failed.", env)
     for name in before - set(manifest.read_text().splitlines()):
+        if VENV not in Path(name).parents:
+            continue  # of a build by hand, whose folder this one shares
         with contextlib.suppress(OSError):
             os.unlink(name)
 
@@ -244,6 +256,8 @@ def prepare():
     python_txt = beside_ros if ros else (lambda env: pinned("python.txt"))
     steps.run("python", key, text, lambda: pip_install(python_txt(env), "pip-python.log", env))
 
+    if not (VENV / "bin" / "steer-ros").exists():
+        steps.done.pop("build", None)
     key = digest(*(ROOT / name for name in BUILD_FILES + BUILD_FOLDERS), extra=steps.done.get("ros") or "")
     text = "building steer_ros with colcon (about half a minute the first time)"
     steps.run("build", key, text, lambda: build(ros, env))
@@ -252,8 +266,12 @@ def prepare():
 @contextlib.contextmanager
 def alone():
     """One run at a time in this folder."""
-    LOGS.mkdir(exist_ok=True)
-    with (LOGS / "lock").open("w") as lock:
+    try:
+        LOGS.mkdir(exist_ok=True)
+        lock = (LOGS / "lock").open("w")
+    except OSError as error:
+        raise Failure(f"{LOGS}: {error.strerror}. This folder must be writable to whoever runs make.") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

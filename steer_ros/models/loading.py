@@ -215,7 +215,8 @@ def load_tokenizer(folder: Path, name: str):
 def stop_ids(model, tokenizer) -> frozenset[int]:
     """Every token id that ends an answer: generation_config's list, the config's, and the tokenizer's own."""
     ids: set[int] = set()
-    for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+    config = model.config.get_text_config()
+    for value in (model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
         if value is not None:
             ids.update(int(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
     if not ids:

@@ -32,11 +32,6 @@ DTYPES = {
 DTYPE_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 
 
-# A frame that is stamped less than this before another that came earlier, in nanoseconds, is late: it is dropped. A
-# longer way back is a new time: a bag begun anew, a clock that was set.
-LATE = 1_000_000_000
-
-
 def stamp_of(header: Header) -> int:
     """The header's stamp in nanoseconds."""
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec

@@ -15,7 +15,7 @@ from steer_ros.models.perceiver import Perceiver
 from steer_ros.msg import RoiMaskArray, VisualTokens
 from steer_ros.nodes.base import LATEST, SENSOR_DATA, STREAM, SteerNode, header_copy
 from steer_ros.nodes.images import BadImage, check, shrunk, to_message, to_rgb
-from steer_ros.nodes.messages import LATE, masks_message, stamp_of, tokens_message
+from steer_ros.nodes.messages import masks_message, stamp_of, tokens_message
 from steer_ros.nodes.process import run
 from steer_ros.nodes.settings import PERCEPTION
 from steer_ros.pipeline.drawing import label_image, overlay
@@ -23,9 +23,8 @@ from steer_ros.pipeline.handover import Handover, Seen
 from steer_ros.pipeline.lane import fence
 from steer_ros.pipeline.lookout import Lookout, Sighting, resized
 from steer_ros.pipeline.mailbox import Mailbox
+from steer_ros.pipeline.order import FrameOrder, Turn
 from steer_ros.pipeline.trace import Trace
-
-MAX_BEHIND = 3  # late frames in a row
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class PerceptionNode(SteerNode):
         self._dropped = 0
         self._bridge = CvBridge()
         self._last_frame: float | None = None  # steady seconds; None: not active
-        self._stamps: tuple[int, int] | None = None  # of the first frame since time last went back, and the newest
-        self._behind = 0  # late frames in a row
+        self._order = FrameOrder()
         super().__init__("perception", PERCEPTION, **options)
         for name in ("look_for", "keyframe_interval", "mask_max_age_ms"):
             self.changed(name, self.parameters[name])
@@ -78,7 +76,7 @@ class PerceptionNode(SteerNode):
 
     def open(self) -> None:
         self._lookout.reset()
-        self._stamps, self._behind = None, 0
+        self._order = FrameOrder()
         self._masks_out = self.advertise(RoiMaskArray, "roi_masks", LATEST)
         self._labels_out = self.advertise(Image, "roi_image", LATEST)
         self._overlay_out = self.advertise(Image, "overlay", LATEST)
@@ -155,34 +153,24 @@ class PerceptionNode(SteerNode):
         )
 
     # The lane.
-    def _is_late(self, stamp: int) -> bool:
-        """Whether a newer frame has gone before this one; where time itself goes back, all begins anew."""
-        first, last = self._stamps or (stamp, stamp - 1)
-        if first < stamp < last and last - stamp < LATE and self._behind < MAX_BEHIND:
-            self._behind += 1  # more than a few in a row are no disorder
-            return True
-        self._behind = 0
-        if stamp < last:
-            self.health.count("stamps_back")
-            self._lookout.reset()
-            if self._handover:
-                self._handover.reset(stamp)
-            first = stamp
-        elif stamp == last:
-            self.health.bad(
-                "stamps_repeated",
-                f"two frames have the stamp {stamp} ns: nobody can tell which of them masks and actions belong to",
-            )
-        self._stamps = first, stamp
-        return False
-
     def _see(self, arrival: Arrival) -> None:
         trace, header = arrival.trace, header_copy(arrival.message.header)
         trace.add("wait", trace.elapsed)
         stamp = stamp_of(header)
-        if self._is_late(stamp):
+        turn = self._order.take(stamp)
+        if turn is Turn.LATE:
             self.health.count("frames_late")
             return
+        if turn is Turn.BACK:
+            self.health.count("stamps_back")
+            self._lookout.reset()
+            if self._handover:
+                self._handover.reset(stamp)
+        elif turn is Turn.SAME:
+            self.health.bad(
+                "stamps_repeated",
+                f"two frames have the stamp {stamp} ns: nobody can tell which of them masks and actions belong to",
+            )
         try:
             with trace.stage("convert"):
                 image = to_rgb(arrival.message, self._bridge, self.parameters["max_image_pixels"])

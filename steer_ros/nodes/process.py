@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,11 @@ def _run(
                 try:
                     executor.spin()
                     break
-                except (TypeError, ValueError, LookupError, AttributeError) as error:  # rclpy's own, over a request
-                    get_logger("steer_ros").error(f"a message that rclpy can't take: {one_line(error)}")
+                except (TypeError, ValueError) as error:
+                    files = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)[1:]]
+                    if any("steer_ros" in parts for parts in files):
+                        raise  # a fault of ours
+                    get_logger("steer_ros").error(f"rclpy can't take a message: {one_line(error)}")
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

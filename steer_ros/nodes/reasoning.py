@@ -31,6 +31,8 @@ from steer_ros.steering.gate import Gate
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
 
+TILTING = ("additive", "conserving")  # laws whose strength may be below 0
+
 Masks = tuple[PatchGrid, list[Mask]]
 
 
@@ -211,12 +213,12 @@ class ReasoningNode(SteerNode):
             self.health.bad("masks_late", why)
         if meeting.missed is not None:
             age = meeting.missed / 1e6
-            self.health.bad(
-                "masks_unused",
+            why = (
                 f"roi_masks: the nearest are of a frame {abs(age):g} ms {'before' if age > 0 else 'after'} frame "
                 f"{meeting.stamp}; used are those of up to {self.parameters['mask_max_age_ms']:g} ms before it "
-                "(mask_max_age_ms)",
+                "(mask_max_age_ms)"
             )
+            self.health.bad("masks_unused", why)
         if meeting.masks is None:
             return None, why
         grid, masks = meeting.masks
@@ -245,7 +247,8 @@ class ReasoningNode(SteerNode):
             harmless = re.fullmatch(r"\W*(yes|no)\W*", answer.text, re.IGNORECASE)
             cut = "" if harmless else ActionText.CUT_REGION_MISSING
         else:
-            drawn = -1 if answer.alpha < 0 else 1  # a negative strength turns the look away from positive weights
+            turned = self.parameters["steering.law"] in TILTING and self.parameters["steering.alpha"] < 0
+            drawn = -1 if turned else 1  # a negative strength turns the look away from positive weights
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
             reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION
         if not reason:

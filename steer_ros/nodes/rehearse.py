@@ -63,7 +63,7 @@ class Rehearsal(Replay):
             raise RehearsalError(f"cues for stamps that no frame of the bag has: {', '.join(map(str, self._left))}")
         return report
 
-    def _send_frame(self, topic: str, data: bytes) -> None:
+    def _send_frame(self, topic: str, data: bytes) -> bool:
         stamp = stamp_of(deserialize_message(data, self._types[topic]).header)
         for cue in self._cues:
             if cue["stamp_ns"] == stamp:
@@ -71,13 +71,15 @@ class Rehearsal(Replay):
                 self._left.pop(stamp, None)
         self._actions.pop(stamp, None)
         self._masks.clear()
-        super()._send_frame(topic, data)
+        if not super()._send_frame(topic, data):
+            return False
         action = self._actions.pop(stamp, None)
         if action is None:
             raise RehearsalError(f"frame {stamp}: no action within {self._seconds:g} s")
         if action.region_labels:
             self._spin_until(lambda: stamp in self._masks, MASKS_WAIT)
         self._tell(turn_record(stamp, action, self._masks.get(stamp)))
+        return True
 
     def _on_action(self, message: ActionText) -> None:
         self._actions[stamp_of(message.header)] = message

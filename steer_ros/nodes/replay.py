@@ -30,11 +30,13 @@ from rosgraph_msgs.msg import Clock
 
 from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
-from steer_ros.nodes.messages import LATE, stamp_of
+from steer_ros.nodes.messages import stamp_of
 from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
+from steer_ros.pipeline.order import FrameOrder, Turn
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-OUTPUTS = ("action", "action_text", "thought")
+ANSWERS, TOKENS, MASKS = (f"steer_ros/msg/{name}" for name in ("ActionText", "VisualTokens", "RoiMaskArray"))
+TEXTS = ("action_text", "thought")
 CLOCK = "/clock"
 CLOCK_PERIOD = 0.025  # seconds of wall time between two /clock messages while no message is due
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -90,7 +92,7 @@ class Replay(Node):
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self)
         self._answered: set[tuple[int, int]] = set()
-        self._newest = 0  # stamp of the newest frame sent, nanoseconds
+        self._order = FrameOrder()
         self.create_subscription(ActionText, "action", self._on_action, STREAM)
 
     def play(self) -> Report:
@@ -98,7 +100,7 @@ class Replay(Node):
         self._wait_for_peers()
         while True:
             self._check_running()
-            started, first, self._newest = time.monotonic(), None, 0
+            started, first = time.monotonic(), None
             for topic, stamp, data in self._messages():
                 first = stamp if first is None else first
                 if not self._lockstep:
@@ -147,9 +149,14 @@ class Replay(Node):
             self._types[topic] = message_type
 
     def _is_output(self, topic: str) -> bool:
-        """Whether the nodes answer on it: what they said as the bag was recorded must not pass for what they say now,
-        least of all to a robot."""
-        if self.resolve_topic_name(topic) not in {self.resolve_topic_name(name) for name in OUTPUTS}:
+        """Whether the nodes speak on it: what they said as the bag was recorded must not pass for what they say now,
+        least of all to a robot. Tokens, and masks beside them, are played where the bag has no frames for them."""
+        of_type = {c.topic: c.msgtype for c in self._reader.connections}
+        spaces = {t.rpartition("/")[0] for t, kind in of_type.items() if kind == ANSWERS}
+        recorded = of_type[topic] == ANSWERS or topic in {f"{space}/{n}" for space in spaces for n in TEXTS}
+        if TOKENS in of_type.values() and self._frame_topic:
+            recorded = recorded or of_type[topic] in (TOKENS, MASKS)
+        if not recorded and self.resolve_topic_name(topic) not in {self.resolve_topic_name(n) for n in TEXTS}:
             return False
         if topic not in self.report.skipped:
             self.report.skipped.append(topic)
@@ -161,23 +168,24 @@ class Replay(Node):
             if connection.topic in self._publishers_by_topic:
                 yield connection.topic, stamp, bytes(data)
 
-    def _send_frame(self, topic: str, data: bytes) -> None:
+    def _send_frame(self, topic: str, data: bytes) -> bool:
+        """Publish a frame and, in lockstep, wait for its action; False: there will be none, it comes out of turn."""
         self.report.frames += 1
         if not self._lockstep:
             self._publishers_by_topic[topic].publish(data)
-            return
+            return True
         header = deserialize_message(data, self._types[topic]).header
-        stamp, time_of_it = header.stamp, stamp_of(header)
+        stamp = header.stamp
         key = (stamp.sec, stamp.nanosec)
         self._answered.discard(key)
         self._publishers_by_topic[topic].publish(data)
-        if 0 < self._newest - time_of_it < LATE:
-            self.report.late += 1  # perception drops it: nobody will answer
-            return
-        self._newest = time_of_it
+        if self._order.take(stamp_of(header)) is Turn.LATE:  # perception drops it
+            self.report.late += 1
+            return False
         if not self._spin_until(lambda: key in self._answered, self._timeout):
             self.report.late += 1
             self.get_logger().warning(f"frame {stamp.sec}.{stamp.nanosec:09d}: no action within {self._timeout:g} s")
+        return True
 
     def _on_action(self, message: ActionText) -> None:
         self.report.actions += 1

@@ -53,8 +53,8 @@ class Rendezvous(Generic[Tokens, Masks]):
     """A source for a lane. Stamps are integers in nanoseconds; wait in seconds; max_age in nanoseconds.
 
     A camera without stamps (all of them 0) gives frames that can't be told apart. Masks given together with tokens
-    are safe all the same. Masks that come by themselves steer one frame that expects them, and frames that expect
-    none for max_age after they came.
+    are safe all the same. Masks that come by themselves steer one frame that expects them, and where frames displace
+    one another some go without; frames that expect none they steer for max_age after they came.
     """
 
     def __init__(self, wait: float = 0.5, max_age: int = 1_000_000_000, keep: int = KEEP) -> None:
@@ -67,6 +67,7 @@ class Rendezvous(Generic[Tokens, Masks]):
         self._masks: OrderedDict[int, tuple[Masks, float]] = OrderedDict()  # stamp -> masks, when they came
         self._handed: OrderedDict[int, None] = OrderedDict()  # frames whose masks came with their tokens
         self._expecting: OrderedDict[int, None] = OrderedDict()  # frames whose masks are their own
+        self._given: int | None = None  # the frame that `put` had last
         self._last: int | None = None  # the frame that was met last
         self._dropped = 0
         self._closed = False
@@ -90,10 +91,10 @@ class Rendezvous(Generic[Tokens, Masks]):
     def put_masks(self, stamp: int, masks: Masks) -> None:
         """A frame's masks from a topic; later ones for the same stamp replace them.
 
-        Masks of a frame that `put` has had are its echo, and ignored.
+        Masks of a frame that `put` gives its own masks are their echo, and not used.
         """
         with self._ready:
-            if self._closed or stamp in self._handed:
+            if self._closed:
                 return
             self._masks.pop(stamp, None)
             self._masks[stamp] = masks, time.monotonic()
@@ -105,6 +106,9 @@ class Rendezvous(Generic[Tokens, Masks]):
         with self._ready:
             if masks is not None:
                 _note(self._handed, stamp)
+            elif stamp != self._given:  # a new time's: another node may have masks of it
+                self._handed.pop(stamp, None)
+            self._given = stamp
             self._put(_Waiting(stamp, tokens, masks is not None, time.monotonic(), masks))
 
     def take(self, timeout: float | None = None) -> Meeting[Tokens, Masks] | None:
@@ -133,9 +137,6 @@ class Rendezvous(Generic[Tokens, Masks]):
         with self._ready:
             for other in [other for other in self._masks if other > stamp]:
                 del self._masks[other]
-            for noted in (self._handed, self._expecting):
-                for other in [other for other in noted if other >= stamp]:
-                    del noted[other]
 
     def close(self) -> None:
         """Drop the tokens that wait and wake whoever waits."""
@@ -155,6 +156,8 @@ class Rendezvous(Generic[Tokens, Masks]):
                 self._masks.pop(self._waiting.stamp, None)
         if new.expects:
             _note(self._expecting, new.stamp)
+        else:
+            self._expecting.pop(new.stamp, None)
         self._waiting = new
         self._ready.notify_all()
 
@@ -167,8 +170,9 @@ class Rendezvous(Generic[Tokens, Masks]):
             return Meeting(stamp, here.tokens, self._masks.pop(stamp)[0])
         ages: dict[int, int] = {}  # of masks that may be used, how old they are
         for other, (_, came) in self._masks.items():
-            if here.expects or other not in self._expecting:
-                ages[other] = int((here.came - came) * 1e9) if repeated and other == stamp else stamp - other
+            if here.expects or (other not in self._expecting and other not in self._handed):
+                since = max(0, int((here.came - came) * 1e9))
+                ages[other] = since if repeated and other == stamp else stamp - other
         fresh = [other for other, age in ages.items() if 0 <= age <= self.max_age]
         for other in [other for other in self._masks if stamp - other > self.max_age]:
             del self._masks[other]  # of no use to any later frame

@@ -75,6 +75,7 @@ class Attachment:
     """Steering attached to one model. Made by `attach`; a context manager that detaches at its end.
 
     Attached and not steering, the model gives what it gives with attn_implementation="sdpa", bit for bit.
+    `torch.compile` breaks an attached model's graph at each attention call; detach it for one graph.
     Use it from one thread at a time, as the model itself; other models' attachments are independent.
     """
 

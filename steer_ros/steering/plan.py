@@ -110,8 +110,8 @@ def refuse_call(module: nn.Module, layer: int, rows: int, keys: int, kwargs: Map
     window = kwargs.get("sliding_window")
     if window is not None and keys >= window:  # type: ignore[operator]
         raise UnsteerableModelError(
-            f"{name}: layer {layer} slides a window of {window} keys and the context has {keys}; "
-            "accepted are contexts shorter than the window"
+            f"{name}: layer {layer} slides a window of {window} keys and the context, or its "
+            f"static cache, has {keys}; accepted are contexts shorter than the window"
         )
     for key, meaning in _OWN_SCORES.items():
         if kwargs.get(key) is not None and kwargs[key] is not False:
