@@ -141,6 +141,34 @@ def test_pope_is_read_with_its_splits(pope):
     assert len(load_benchmark(pope, limit=1).items) == 2, "one of each file"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Is there an umbrella in the imange?",  # as the published files have it
+        "Is there an umbrella in the image?\nAnswer the question using a single word or phrase.",
+        "Is there an umbrella in the image?\u2028",
+    ],
+)
+def test_popes_questions_are_read_as_they_are_published(pope, text):
+    line = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": text, "label": "yes"}
+    body = "\n".join([json.dumps(line, ensure_ascii=False)] * 2)
+    (pope / "coco_pope_random.json").write_text(f"\ufeff{body}", encoding="utf-8")
+    things = [item.thing for item in load_benchmark(pope).items if item.group == "random"]
+    assert things == ["umbrella"] * 2
+
+
+def test_several_objects_of_one_word_are_a_region_each(gqa):
+    path = gqa / "val_balanced_questions.json"
+    content = json.loads(path.read_text())
+    content["05451384"]["annotations"]["question"] = {"3": "329774,5"}
+    path.write_text(json.dumps(content))
+    scenes = gqa / "sceneGraphs" / "val_sceneGraphs.json"
+    graph = json.loads(scenes.read_text())
+    graph["2382986"]["objects"]["5"] = {"name": "twig", "x": 1, "y": 2, "w": 3, "h": 4}
+    scenes.write_text(json.dumps(graph))
+    assert [label for label, _ in load_benchmark(gqa, "gqa").items[0].regions] == ["bird", "twig"]
+
+
 def test_what_is_no_such_set_is_refused(tmp_path, pope):
     with pytest.raises(BenchmarkError, match="nowhere: no such folder"):
         load_benchmark(tmp_path / "nowhere")

@@ -1,11 +1,13 @@
 """Suite compare: what each method shows and asks, how strengths are chosen, and where the table says ours trails."""
 
+import json
+
 import numpy as np
 import pytest
 from evaluation_helpers import World, count_scenes
 
 from steer_ros.evaluation import compare, report
-from steer_ros.evaluation.methods import DESCRIPTIONS, PEN, crop, drawn, methods
+from steer_ros.evaluation.methods import DESCRIPTIONS, PEN, blanked, crop, drawn, methods
 from steer_ros.evaluation.options import Options, silent
 from steer_ros.evaluation.scenes import cases
 from steer_ros.evaluation.settings import Setting, law_of
@@ -24,11 +26,15 @@ def by_name(world=None):
 
 def test_all_methods_are_there_and_described():
     names = set(by_name())
-    assert names == set(DESCRIPTIONS) - {"gaze_heads"}  # no heads were discovered: their control stands alone
+    assert names == set(DESCRIPTIONS) - {
+        "gaze_heads",
+        "gaze_heads_tuned",
+    }  # no heads were discovered: their control stands alone
     world = World()
     world.tuned = Tuned(law_of("conserving", 2.0), Gate(pairs=((0, 1), (2, 3), (3, 3))))
     found = by_name(world)
     assert set(found) == set(DESCRIPTIONS)
+    assert found["gaze_heads_tuned"].setting.gate == found["gaze_heads"].setting.gate
     assert found["gaze_heads"].setting.gate.pairs == ((0, 1), (2, 3), (3, 3))
     assert len(found["random_heads"].setting.gate.pairs) == 3
     assert list(found)[-1] == "ours" and found["ours"].setting is OURS
@@ -40,7 +46,7 @@ def test_what_each_method_shows():
     fact, found, world = case.facts[0], by_name(), World()
     for name, method in found.items():
         features = method.features(world, case, fact)
-        assert (features is case.features) is (name not in ("crop", "drawn_box"))
+        assert (features is case.features) is (name not in ("crop", "blanked", "drawn_box"))
         assert (method.weights(case, fact) is not None) is method.setting.steers
     assert found["box_in_words"].prompt("Pick up one object.", case, fact) == (
         f"Look at the {fact.place}. Pick up one object."
@@ -54,11 +60,13 @@ def test_what_each_method_shows():
 def test_frames_of_a_method_s_own(box):
     image = np.arange(100 * 100 * 3, dtype=np.uint32).reshape(100, 100, 3).astype(np.uint8)
     before = image.copy()
-    cut, marked = crop(image, box), drawn(image, box)
+    cut, marked, alone = crop(image, box), drawn(image, box), blanked(image, box, 0.0)
     np.testing.assert_array_equal(image, before)
     assert 0 not in cut.shape and max(cut.shape[:2]) <= 1.5 * max(box[2] - box[0], box[3] - box[1]) + 2
     assert marked.shape == image.shape and tuple(marked[int(box[1]), int(box[0])]) == PEN
+    assert alone.shape == image.shape and len(np.unique(alone.reshape(-1, 3), axis=0)) <= 1 + 60 * 30
     middle = int((box[1] + box[3]) / 2), int((box[0] + box[2]) / 2)
+    assert tuple(alone[middle[::-1]]) == tuple(image[middle[::-1]])
     assert box[2] - box[0] <= 10 or tuple(marked[middle]) == tuple(image[middle])
 
 
@@ -67,13 +75,27 @@ def test_the_strength_is_what_did_best_on_the_tuning_scenes():
     for method in methods(World(), OURS):
         for number, strength in enumerate(method.strengths):
             for scene in range(4):
-                tuning.add(f"{method.name}.{strength:g}", scene < (3 if number in (1, 2) else 1), scene)
-    chosen, rows = compare.choose(methods(World(), OURS), tuning)
+                tuning.add(f"{method.name}.{strength:g}", scene < (3 if number in (1, 2, 3) else 1), scene)
+    counts = compare.counted(methods(World(), OURS), tuning)
+    assert counts["additive_tuned"]["1.5"] == [3, 4] and "additive" not in counts
+    chosen, rows = compare.choose(methods(World(), OURS), counts)
     found = {method.name: method for method in chosen}
-    assert found["additive_tuned"].setting.law.alpha == 1.5  # the lower of two equals
-    assert found["spotlight"].setting.law.mark == 0.05 and found["spotlight"].setting.law.alpha == 0.0
-    assert found["additive"].setting.law.alpha == 2.0 and "additive.strength" not in rows
-    assert rows["additive_tuned.strength"] == {"value": 1.5, "n": 4, "low": 1.0, "high": 4.0}
+    assert found["additive_tuned"].setting.law.alpha == 2.0  # the middle one of three equals
+    assert found["spotlight"].setting.law.mark == 0.1 and found["spotlight"].setting.law.alpha == 0.0
+    assert found["crop"].context == 1.0 and found["additive"].setting.law.alpha == 2.0
+    assert "additive.strength" not in rows
+    assert rows["additive_tuned.strength"] == {"value": 2.0, "n": 4, "low": 1.0, "high": 4.0}
+    del counts["crop"]["0.5"]
+    with pytest.raises(ValueError, match=r"crop was not tried at 0\.5"):
+        compare.choose(methods(World(), OURS), counts)
+
+
+def test_what_is_kept_covers_what_is_compared():
+    world = World()
+    world.tuned = Tuned(law_of("conserving", 2.0), Gate(pairs=((0, 1), (2, 3))))
+    kept = json.loads(compare.KEPT.read_text())
+    compare.choose(methods(world, OURS), kept)
+    assert set(kept) == {method.name for method in methods(world, OURS) if method.strengths}
 
 
 def test_all_are_asked_the_same():

@@ -113,6 +113,16 @@ def test_a_region_is_the_name_or_the_colour_or_the_shape():
     assert "red object" not in grounder.asked
 
 
+def test_elsewhere_is_elsewhere_and_names_are_counted_in_one_order():
+    bench = scene("red beaker")
+    for left in range(0, 240, 20):
+        box = (float(left), 40.0, left + 90.0, 120.0)
+        assert pope.iou(pope.elsewhere(bench, box), box) == 0.0
+    whole = (0.0, 0.0, 336.0, 336.0)
+    assert pope.elsewhere(bench, whole) == whole
+    assert pope.by_frequency([{"b", "a"}, {"c", "b"}, {"d"}]) == ["b", "a", "c", "d"]
+
+
 def test_regions_from_truth_follow_the_same_rule():
     bench = scene("red beaker", "blue vial", "blue dish")
     found = regions(TrueBoxes(bench), ["red beaker", "blue beaker", "green vial", "green cube"], None)

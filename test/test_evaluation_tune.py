@@ -14,7 +14,7 @@ from steer_ros.evaluation.scenes import cases
 from steer_ros.evaluation.settings import Setting
 from steer_ros.models import Perceiver, Reasoner, resolve
 from steer_ros.steering import Gate, make_law
-from steer_ros.steering.tuned import load_tuned
+from steer_ros.steering.tuned import Tuned, load_tuned, save_tuned
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,18 @@ def test_heads_are_found_and_become_the_default(pair):
     assert tuned.gate.pairs and tuned.heads == tuned.gate and "heads" in tuned.found
     assert rows["chosen"] > rows["random"] and rows["chosen"] > 0.3 * rows["all"]
     assert Reasoner.from_pretrained(str(folder)).tuned.gate == tuned.gate
+
+
+def test_what_goes_elsewhere_begins_with_the_models_own(pair, tmp_path):
+    perceiver, reasoner, folder = pair
+    kept = (folder / "steering.json").read_bytes()
+    save_tuned(folder, Tuned(make_law("conserving", 5.0)))
+    try:
+        given = options(tune_heads, "--scenes", "1", "--out", str(tmp_path / "new"))
+        tune_heads.tune(perceiver, reasoner, folder, given)
+    finally:
+        (folder / "steering.json").write_bytes(kept)
+    assert load_tuned(tmp_path / "new", weights=folder).law == make_law("conserving", 5.0)
 
 
 def test_photos_will_do(pair, tmp_path):

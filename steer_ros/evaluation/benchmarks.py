@@ -23,7 +23,8 @@ KINDS = ("vqav2", "gqa", "pope")
 POPE_SPLITS = ("random", "popular", "adversarial")
 _IMAGES = (".jpg", ".jpeg", ".png")
 _POPE_OBJECT = re.compile(
-    r"(?:is|are) there (?:an? |any )?(.+?)(?: in the (?:image|picture|photo|scene))?\s*\??$", re.I
+    r"(?:is|are) there (?:an? |any )?(.+?)(?: in the (?:image|imange|picture|photo|scene))?\s*\??$",
+    re.I,  # (sic)
 )
 
 
@@ -101,7 +102,7 @@ def _read_all(folder: Path) -> dict[Path, object]:
     found: dict[Path, object] = {}
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise BenchmarkError(f"{path}: {error}") from error
         try:
@@ -109,7 +110,7 @@ def _read_all(folder: Path) -> dict[Path, object]:
             continue
         except ValueError as error:
             whole = error
-        lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
         values = []
         for number, line in lines:
             try:
@@ -203,7 +204,8 @@ def _gqa(folder: Path, files, images: Mapping[str, Path], limit: int | None) -> 
             found = _image(folder, images, [image + suffix for suffix in _IMAGES], path, where)
             notes = entry.get("annotations")
             meant = notes.get("question") if isinstance(notes, Mapping) else None
-            meant = [str(number) for number in meant.values()] if isinstance(meant, Mapping) else []
+            ids = meant.values() if isinstance(meant, Mapping) else []  # "5", or "5,6" for several of a kind
+            meant = [number.strip() for several in ids for number in str(several).split(",")]
             regions = _scene_regions(*scenes[image], image, meant) if meant and image in scenes else ()
             yield Item(str(number), text, found, (answer,), regions=regions)
 
@@ -233,7 +235,7 @@ def _pope(folder: Path, files, images: Mapping[str, Path], limit: int | None) ->
             image, text, label = _fields(entry, path, where, image=str, text=str, label=str)
             if label.strip().lower() not in ("yes", "no"):
                 raise BenchmarkError(f"{path}: {where}: label {label!r} is neither yes nor no")
-            asked = _POPE_OBJECT.search(text.strip())
+            asked = _POPE_OBJECT.search(text.strip().partition("\n")[0].strip())
             found = _image(folder, images, [Path(image).name], path, where)
             number = str(entry.get("question_id", i + 1))
             thing = asked[1].strip() if asked else ""

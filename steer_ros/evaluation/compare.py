@@ -2,14 +2,22 @@
 
 For each object of each held-out scene as the region, every method is asked to pick up or describe one object (judged
 whole, as in `redirect`), to name the region's colour or shape (as in `refer`), and a question about another object
-(as in `harm`). Methods with a strength are asked again at four more from half to twice theirs. The strengths of the
-methods that we compare with are chosen on tuning scenes first; ours is what the model's steering.json says.
+(as in `harm`). Methods that steer are asked again at four more strengths from half to twice theirs.
+
+The strengths of the methods that we compare with are those that give most whole answers on tuning scenes (the middle
+one of equals). For the built-in pair `python -m steer_ros.evaluation.compare` has chosen them, on 20 scenes, and they
+lie in compare.json; for other models the suite chooses them first, on fewer. Ours is what the model's steering.json
+says. The `strength` rows give the range that was tried: a better one may lie beyond an end that was chosen.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from ..lab.facts import Fact
 from ..lab.instructions import OPEN
@@ -18,7 +26,7 @@ from .answers import NAMING, first_mention, malformed, whole
 from .asking import ask
 from .harm import off_region
 from .methods import Method, methods
-from .options import Options
+from .options import PERCEPTION, REASONING, Options
 from .redirect import MEAN_AREA
 from .refer import named
 from .scenes import Case, cases, check
@@ -28,8 +36,10 @@ from .tally import Tally, gather
 
 SEED, SALT = 440_000, 4
 TUNING_SEED = 515_000
-SCENES = 12  # some 40 objects, 2,400 turns over all methods
-TUNING_SCENES = 6
+SCENES = 20  # some 70 objects, 3,000 turns over all methods
+TUNING_SCENES = 6  # of a model that has no strengths kept
+KEPT_SCENES = 20
+KEPT = Path(__file__).with_name("compare.json")  # of the built-in pair: {method: {strength: [hits, of]}}
 
 # measure -> (what it says, whether more of it is better)
 MEASURES = {
@@ -42,7 +52,7 @@ MEASURES = {
     "turn_ms": ("milliseconds a question, encoding a frame of the method's own included", False),
 }
 KEYS = {f"<method>.{measure}": text for measure, (text, _) in MEASURES.items()} | {
-    "<method>.strength": "alpha, or mark, that the tuning scenes chose (low and high: the range tried)"
+    "<method>.strength": "alpha, mark or context that the tuning scenes chose (low and high: the range tried)"
 }
 
 
@@ -51,8 +61,13 @@ def run(options: Options) -> dict[str, Row]:
     check(options, SCENES)
     reasoner = options.reasoner()
     candidates = methods(reasoner, options.setting_for(reasoner))
-    options.progress("compare: choosing the strengths of the other methods on tuning scenes")
-    tuning = gather(options, tune, min(TUNING_SCENES, options.size(TUNING_SCENES)))
+    names = options.perception or PERCEPTION, options.reasoning or REASONING
+    if names == (PERCEPTION, REASONING):
+        tuning = json.loads(KEPT.read_text(encoding="utf-8"))
+    else:
+        fewer = min(TUNING_SCENES, options.size(TUNING_SCENES))
+        options.progress("compare: choosing the strengths of the other methods on tuning scenes")
+        tuning = counted(candidates, gather(replace(options, limit=fewer), tune, fewer))
     chosen, rows = choose(candidates, tuning)
     tally = gather(options, partial(part, chosen), options.size(SCENES))
     for method in chosen:
@@ -61,17 +76,38 @@ def run(options: Options) -> dict[str, Row]:
     return {key: rows[key] for key in order if key in rows}
 
 
-def choose(candidates: list[Method], tuning: Tally) -> tuple[list[Method], dict[str, Row]]:
-    """Each method at the strength that had most whole answers on the tuning scenes (the lowest of equals)."""
+def counted(candidates: Sequence[Method], tally: Tally) -> dict[str, dict[str, list[int]]]:
+    """{method: {strength: [whole answers right, of]}} on the tuning scenes."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for method in candidates:
+        for strength in method.strengths:
+            values = tally.values(f"{method.name}.{strength:g}")
+            found.setdefault(method.name, {})[f"{strength:g}"] = [int(sum(values)), len(values)]
+    return found
+
+
+def choose(
+    candidates: Sequence[Method], tuning: Mapping[str, Mapping[str, Sequence[int]]]
+) -> tuple[list[Method], dict[str, Row]]:
+    """Each method at the strength that had most whole answers on the tuning scenes, the middle one of equals.
+
+    Raises:
+        ValueError: strengths of a method were not tried.
+    """
     chosen, rows = [], {}
     for method in candidates:
         if method.strengths:
-            shares = [tuning.share(f"{method.name}.{s:g}")["value"] for s in method.strengths]
-            best = method.strengths[shares.index(max(shares))]
-            n = len(tuning.values(f"{method.name}.{best:g}"))
+            tried = tuning.get(method.name, {})
+            if missing := [s for s in method.strengths if f"{s:g}" not in tried]:
+                raise ValueError(f"{KEPT.name}: {method.name} was not tried at {missing[0]:g}; make it anew")
+            hits = {strength: tried[f"{strength:g}"][0] for strength in method.strengths}
+            best = [strength for strength in method.strengths if hits[strength] == max(hits.values())]
+            strength = best[len(best) // 2]
             low, high = min(method.strengths), max(method.strengths)
-            rows[f"{method.name}.strength"] = {"value": best, "n": n, "low": low, "high": high}
-            method = method.at(best)
+            rows[f"{method.name}.strength"] = {
+                "value": strength, "n": tried[f"{strength:g}"][1], "low": low, "high": high
+            }  # fmt: skip
+            method = method.at(strength)
         chosen.append(method)
     return chosen, rows
 
@@ -79,7 +115,7 @@ def choose(candidates: list[Method], tuning: Tally) -> tuple[list[Method], dict[
 def tune(options: Options, index: int, of: int) -> Tally:
     """The tuning scenes, every of-th from `index` on: each method at each of its strengths."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    tally, count = Tally(), min(TUNING_SCENES, options.size(TUNING_SCENES))
+    tally, count = Tally(), options.size(TUNING_SCENES)
     candidates = [m for m in methods(reasoner, options.setting_for(reasoner)) if m.strengths]
     for case in cases(perceiver, TUNING_SEED, count, names=2, part=(index, of)):
         prompts = {kind: str(case.rng(SALT).choice(OPEN[kind])) for kind in NAMING}
@@ -163,3 +199,19 @@ def _ask(
     turn = ask(reasoner, features, method.prompt(text, case, fact), method.setting, method.weights(case, fact))
     tally.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.key)
     return turn
+
+
+def main() -> int:
+    """Choose the strengths of the built-in pair's methods anew, and keep what was counted."""
+    options = Options(limit=KEPT_SCENES)
+    reasoner = options.reasoner()
+    candidates = methods(reasoner, options.setting_for(reasoner))
+    found = counted(candidates, gather(options, tune, KEPT_SCENES))
+    KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for method in choose(candidates, found)[1].items():
+        print(*method)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

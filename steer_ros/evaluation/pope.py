@@ -3,7 +3,7 @@
 After POPE (Li et al., 2023), on scenes with known objects: "Is there a red beaker?", as many questions to be answered
 yes as no, in three splits that share the first and differ in the second:
 - random: any colour and shape that the scene does not hold together;
-- popular: those absent ones that the scenes of this run hold most often;
+- popular: those absent ones that such scenes hold most often;
 - adversarial: absent ones whose colour and shape both occur in the scene, then those that share one of them.
 What lies there but is mostly hidden is not asked about.
 
@@ -30,7 +30,7 @@ import numpy as np
 from ..lab.instructions import exists_answer
 from ..lab.scene import COLOURS, SHAPES, make_scene
 from ..lab.truth import read_truth
-from ..regions.boxes import Box
+from ..regions.boxes import Box, iou
 from ..regions.mask import union
 from ..steering import make_law
 from .options import Options
@@ -152,7 +152,7 @@ def part(options: Options, index: int, of: int) -> Tally:
     setting, tally, count = override(options.setting or SETTING, options.overrides), Tally(), options.size(SCENES)
     first = options.first_seed(SEED)
     lying = names_lying(options, first, count)
-    popular = [name for name, _ in Counter(n for names in lying.values() for n in names).most_common()]
+    popular = by_frequency(lying.values())
     answerer, grounder = Answerer(reasoner), Grounder(perceiver)
     found = cases(perceiver, first, count, options.data, names=2, part=(index, of))
     for done, case in enumerate(found, 1):
@@ -161,6 +161,12 @@ def part(options: Options, index: int, of: int) -> Tally:
         if done % 20 == 0:
             options.progress(f"pope: {done * of} of {count} scenes")
     return tally
+
+
+def by_frequency(names: Iterable[Iterable[str]]) -> list[str]:
+    """The names by how often they occur, the most frequent first; equals in their order by letter."""
+    counts = Counter(name for some in names for name in some)
+    return sorted(counts, key=lambda name: (-counts[name], name))
 
 
 def names_lying(options: Options, first: int, count: int) -> dict[int, set[str]]:
@@ -257,11 +263,18 @@ def weights_of(case: Case, boxes: Sequence[Box]) -> np.ndarray:
 
 
 def elsewhere(case: Case, box: Box) -> Box:
-    """A box of the same size at a random place of the frame."""
+    """A box of the same size at a random place of the frame, off the box as far as 40 draws give."""
     width, height = case.features.frame_size
-    rng = case.rng(SALT + int(box[0]))
-    left, top = rng.uniform(0, width - (box[2] - box[0])), rng.uniform(0, height - (box[3] - box[1]))
-    return (float(left), float(top), float(left + box[2] - box[0]), float(top + box[3] - box[1]))
+    rng = case.rng(SALT + int(box[0]) + 10_000 * int(box[1]))
+    best, least = box, 2.0
+    for _ in range(40):
+        left, top = rng.uniform(0, width - (box[2] - box[0])), rng.uniform(0, height - (box[3] - box[1]))
+        drawn = (float(left), float(top), float(left + box[2] - box[0]), float(top + box[3] - box[1]))
+        if (overlap := iou(drawn, box)) < least:
+            best, least = drawn, overlap
+        if not overlap:
+            break
+    return best
 
 
 def _answer(answers: list[str], answerer: Answerer, scene, places, prompts, setting, weights) -> None:

@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             sub.add_argument("--perception", default=PERCEPTION, help="vision-language model")
             sub.add_argument("--reasoning", default=REASONING, help="reasoner that is tuned")
         sub.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<n> or auto")
-        sub.add_argument(
-            "--out", type=output_folder, help="folder of steering.json and plots; default: the model's own"
-        )
+        sub.add_argument("--out", type=output_folder, help="folder of steering.json; default: the model's own")
         sub.add_argument("--json", type=output_file, help="also write what was measured here")
         importlib.import_module(module).add_arguments(sub)
 

@@ -63,7 +63,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     optuna = need("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
-    before = load_tuned(args.out or folder, weights=folder)
+    before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder)
     heads = None if before is None else before.heads
     asked = list(cases(perceiver, SEED, args.scenes, names=2))
     plain = off_region_hits(reasoner, asked, UNSTEERED)

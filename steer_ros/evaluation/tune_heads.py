@@ -56,7 +56,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     rows = controls(reasoner, probes, pairs)
     rows["seconds"] = time.perf_counter() - started
     print_scores(scores, pairs, rows)
-    before = load_tuned(args.out or folder, weights=folder) or Tuned(make_law("conserving"))
+    before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder) or Tuned(make_law("conserving"))
     said = f"steer-ros tune heads: {len(pairs)} of {scores.numel()} heads have {args.part:.0%} of the effect"
     heads = Gate(pairs=pairs)
     tuned = replace(before, gate=heads, heads=heads, found={**before.found, "heads": said})

@@ -69,7 +69,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
             raise ValueError(f"--{name}: {getattr(args, name)}; accepted is at least 1")
     started = time.perf_counter()
     target = args.out or folder
-    before = load_tuned(target, weights=folder) or Tuned(make_law("conserving"))
+    before = load_tuned(target, weights=folder) or load_tuned(folder) or Tuned(make_law("conserving"))
 
     def setting(alpha: float) -> Setting:  # gate and schedule are the model's own, for both
         return Setting("strength", make_law("conserving", alpha), before.gate, before.schedule, guard=False)
