@@ -36,7 +36,7 @@ from .tally import Tally, gather
 
 SEED, SALT = 440_000, 4
 TUNING_SEED = 515_000
-SCENES = 20  # some 70 objects, 3,000 turns over all methods
+SCENES = 12  # some 40 objects, 1,900 turns over all methods
 TUNING_SCENES = 6  # of a model that has no strengths kept
 KEPT_SCENES = 20
 KEPT = Path(__file__).with_name("compare.json")  # of the built-in pair: {method: {strength: [hits, of]}}
