@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 # command -> (module with add_arguments and main, one line of help); imported only when asked for
 COMMANDS = {
@@ -24,10 +25,17 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="steer-ros", description=__doc__.split("\n")[0])
+    parser = Parser(prog="steer-ros", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():

@@ -73,7 +73,8 @@ def test_a_wrong_argument_is_named_before_the_work(command, capsys, repo, monkey
     with pytest.raises(SystemExit, match="2"):
         cli.main(words)
     option = next(word for word in reversed(words) if word.startswith("--"))
-    assert f"argument {option}: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"argument {option}: " in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from steer_ros.evaluation.scenes import Case, cases
 from steer_ros.evaluation.settings import UNSTEERED, Setting
 from steer_ros.evaluation.tally import Tally
 from steer_ros.lab.facts import Fact
+from steer_ros.regions.boxes import iou
 from steer_ros.steering import make_law
 
 SEED = 540_000  # not a seed that is judged
@@ -117,7 +118,7 @@ def test_elsewhere_is_elsewhere_and_names_are_counted_in_one_order():
     bench = scene("red beaker")
     for left in range(0, 240, 20):
         box = (float(left), 40.0, left + 90.0, 120.0)
-        assert pope.iou(pope.elsewhere(bench, box), box) == 0.0
+        assert iou(pope.elsewhere(bench, box), box) == 0.0
     whole = (0.0, 0.0, 336.0, 336.0)
     assert pope.elsewhere(bench, whole) == whole
     assert pope.by_frequency([{"b", "a"}, {"c", "b"}, {"d"}]) == ["b", "a", "c", "d"]

@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 from tiny_models import bridged_folder, vl_folder
 
 from steer_ros.msg import ActionText, RoiMaskArray
+from steer_ros.nodes.process import is_ours
 
 MODELS = ["-p", f"perception:model:={vl_folder()}", "-p", f"reasoning:model:={bridged_folder()}"]
 SLOW = 2 * BOUND  # a process imports PyTorch first
@@ -178,3 +179,16 @@ def test_an_interrupt_shuts_down_and_tears_nothing_that_the_executor_does():
     command = [sys.executable, "-c", INTERRUPTED_IN_SPIN, str(BOUND)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * SLOW, check=False)
     assert (ended.returncode, ended.stdout.strip()) == (0, "not torn, shut down"), ended.stderr
+
+
+def test_what_is_ours_is_told_by_module_wherever_the_package_lies():
+    def caught(module):
+        space = {"__name__": module}
+        path = "/home/someone/ros2_ws/src/steer_ros/.venv/lib/python3.11/site-packages/rclpy/node.py"
+        exec(compile("def fail():\n    raise ValueError", path, "exec"), space)
+        try:
+            space["fail"]()
+        except ValueError as error:
+            return is_ours(error)
+
+    assert caught("steer_ros.nodes.base") and not caught("rclpy.node")

@@ -76,10 +76,9 @@ def test_exports_are_mended(prepare, monkeypatch, tmp_path):
     assert (Path(folders[2]) / "numpy" / "arrayobject.h").exists()
 
 
-def test_paths_with_letters_beyond_ascii_are_read_whole(prepare, monkeypatch, tmp_path):
-    monkeypatch.setattr(prepare, "VENV_PYTHON", sys.executable)
-    (script,) = (Path(sys.prefix) / "share").glob("rosidl_adapter/cmake/rosidl_adapt_interfaces.cmake") or [None]
-    if script is None:
+def test_paths_with_letters_beyond_ascii_are_read_whole(prepare):
+    script = Path(sys.prefix) / "share" / "rosidl_adapter" / "cmake" / "rosidl_adapt_interfaces.cmake"
+    if not script.exists():
         pytest.skip("rosidl_adapter is not of a wheel here")
     assert prepare.OF_ANY_PATH in script.read_text()
 

@@ -6,7 +6,7 @@ whole, as in `redirect`), to name the region's colour or shape (as in `refer`), 
 
 The strengths of the methods that we compare with are those that give most whole answers on tuning scenes (the middle
 one of equals). For the built-in pair `python -m steer_ros.evaluation.compare` has chosen them, on 20 scenes, and they
-lie in compare.json; for other models the suite chooses them first, on fewer. Ours is what the model's steering.json
+lie in compare.json; for other weights the suite chooses them first, on fewer. Ours is what the model's steering.json
 says. The `strength` rows give the range that was tried: a better one may lie beyond an end that was chosen.
 """
 
@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ..lab.facts import Fact
 from ..lab.instructions import OPEN
-from ..models import Perceiver, Reasoner, Turn
+from ..models import Perceiver, Reasoner, Turn, resolve
+from ..steering.tuned import fingerprint
 from .answers import NAMING, first_mention, malformed, whole
 from .asking import ask
 from .harm import off_region
@@ -39,7 +40,8 @@ TUNING_SEED = 515_000
 SCENES = 12  # some 40 objects, 1,900 turns over all methods
 TUNING_SCENES = 6  # of a model that has no strengths kept
 KEPT_SCENES = 20
-KEPT = Path(__file__).with_name("compare.json")  # of the built-in pair: {method: {strength: [hits, of]}}
+# {"models": fingerprints of the pair, "tried": {method: {strength: [whole answers right, of]}}}
+KEPT = Path(__file__).with_name("compare.json")
 
 # measure -> (what it says, whether more of it is better)
 MEASURES = {
@@ -61,9 +63,9 @@ def run(options: Options) -> dict[str, Row]:
     check(options, SCENES)
     reasoner = options.reasoner()
     candidates = methods(reasoner, options.setting_for(reasoner))
-    names = options.perception or PERCEPTION, options.reasoning or REASONING
-    if names == (PERCEPTION, REASONING):
-        tuning = json.loads(KEPT.read_text(encoding="utf-8"))
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+    if kept["models"] == pair(options):
+        tuning = kept["tried"]
     else:
         fewer = min(TUNING_SCENES, options.size(TUNING_SCENES))
         options.progress("compare: choosing the strengths of the other methods on tuning scenes")
@@ -74,6 +76,12 @@ def run(options: Options) -> dict[str, Row]:
         rows |= measured(method, tally)
     order = [f"{m.name}.{measure}" for m in chosen for measure in (*MEASURES, "strength")]
     return {key: rows[key] for key in order if key in rows}
+
+
+def pair(options: Options) -> list[str]:
+    """What tells the weights of the two models from others'."""
+    names = options.perception or PERCEPTION, options.reasoning or REASONING
+    return [fingerprint(resolve(name)) for name in names]
 
 
 def counted(candidates: Sequence[Method], tally: Tally) -> dict[str, dict[str, list[int]]]:
@@ -207,7 +215,7 @@ def main() -> int:
     reasoner = options.reasoner()
     candidates = methods(reasoner, options.setting_for(reasoner))
     found = counted(candidates, gather(options, tune, KEPT_SCENES))
-    KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    KEPT.write_text(json.dumps({"models": pair(options), "tried": found}, indent=1) + "\n", encoding="utf-8")
     for method in choose(candidates, found)[1].items():
         print(*method)
     return 0

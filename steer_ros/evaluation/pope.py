@@ -30,7 +30,7 @@ import numpy as np
 from ..lab.instructions import exists_answer
 from ..lab.scene import COLOURS, SHAPES, make_scene
 from ..lab.truth import read_truth
-from ..regions.boxes import Box, iou
+from ..regions.boxes import Box
 from ..regions.mask import union
 from ..steering import make_law
 from .options import Options
@@ -263,18 +263,8 @@ def weights_of(case: Case, boxes: Sequence[Box]) -> np.ndarray:
 
 
 def elsewhere(case: Case, box: Box) -> Box:
-    """A box of the same size at a random place of the frame, off the box as far as 40 draws give."""
-    width, height = case.features.frame_size
-    rng = case.rng(SALT + int(box[0]) + 10_000 * int(box[1]))
-    best, least = box, 2.0
-    for _ in range(40):
-        left, top = rng.uniform(0, width - (box[2] - box[0])), rng.uniform(0, height - (box[3] - box[1]))
-        drawn = (float(left), float(top), float(left + box[2] - box[0]), float(top + box[3] - box[1]))
-        if (overlap := iou(drawn, box)) < least:
-            best, least = drawn, overlap
-        if not overlap:
-            break
-    return best
+    """A box of the same size off this one; the same for the same box of the same scene."""
+    return case.elsewhere(box, case.rng(SALT + int(box[0]) + 10_000 * int(box[1])))
 
 
 def _answer(answers: list[str], answerer: Answerer, scene, places, prompts, setting, weights) -> None:

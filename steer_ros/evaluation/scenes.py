@@ -68,10 +68,10 @@ class Case:
         x0, y0, x1, y1 = fact.box
         return (x1 - x0) * (y1 - y0)
 
-    def elsewhere(self, fact: Fact, rng: np.random.Generator) -> Box:
-        """A box of the same size as an object's, placed at random off the object (as far off as 40 draws give)."""
+    def elsewhere(self, region: Fact | Box, rng: np.random.Generator) -> Box:
+        """A box of the same size as a region's, placed at random off the region (as far off as 40 draws give)."""
         width, height = self.features.frame_size
-        x0, y0, x1, y1 = true = self.box(fact)
+        x0, y0, x1, y1 = true = self.box(region) if isinstance(region, Fact) else region
         best, least = true, 2.0
         for _ in range(40):
             left, top = rng.uniform(0, width - (x1 - x0)), rng.uniform(0, height - (y1 - y0))

@@ -45,8 +45,9 @@ SALT = 7
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros tune alpha``."""
-    parser.add_argument("--scenes", type=int, default=8, help="tuning scenes")
-    parser.add_argument("--trials", type=int, default=60, help="settings that are tried")
+    count = whole_number(1)
+    parser.add_argument("--scenes", type=count, default=8, help="tuning scenes")
+    parser.add_argument("--trials", type=count, default=60, help="settings that are tried")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the search")
     parser.add_argument("--plot", type=output_file, help="draw quality against strength here (PNG)")
 
@@ -57,9 +58,6 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     Raises:
         ValueError: an argument.
     """
-    for name in ("scenes", "trials"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name}: {getattr(args, name)}; accepted is at least 1")
     optuna = need("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from ..arguments import whole_number
 from ..lab.demo_plan import INSTRUCTION
 from ..models import Perceiver, Reasoner, VisualFeatures
 from ..models.context import TOKEN, embed
@@ -29,7 +30,8 @@ DRAWS = 5  # of random heads
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros tune heads``."""
-    parser.add_argument("--scenes", type=int, default=24, help="frames to look at")
+    count = whole_number(1)
+    parser.add_argument("--scenes", type=count, default=24, help="frames to look at")
     parser.add_argument("--photos", type=Path, help="a folder of images to look at in place of bench scenes")
     parser.add_argument("--prompt", default=INSTRUCTION, help="what is asked about each frame")
     parser.add_argument("--part", type=float, default=0.9, help="of all the effect, what the chosen heads must have")
@@ -41,8 +43,6 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     Raises:
         ValueError: an argument; photos that can't be read; a reasoner that sees no frames (it has no bridge).
     """
-    if args.scenes < 1:
-        raise ValueError(f"--scenes: {args.scenes}; accepted is at least 1")
     choose_heads(torch.ones(1, 1), args.part)  # a wrong part is told before minutes of work
     started = time.perf_counter()
     probes = [

@@ -52,9 +52,10 @@ class Lesson:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros tune strength``."""
-    parser.add_argument("--scenes", type=int, default=40, help="tuning scenes to learn from")
-    parser.add_argument("--judged", type=int, default=20, help="other scenes to judge on")
-    parser.add_argument("--steps", type=int, default=150, help="steps of training")
+    count = whole_number(1)
+    parser.add_argument("--scenes", type=count, default=40, help="tuning scenes to learn from")
+    parser.add_argument("--judged", type=count, default=20, help="other scenes to judge on")
+    parser.add_argument("--steps", type=count, default=150, help="steps of training")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of what is drawn")
 
 
@@ -64,9 +65,6 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     Raises:
         ValueError: an argument.
     """
-    for name in ("scenes", "judged", "steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name}: {getattr(args, name)}; accepted is at least 1")
     started = time.perf_counter()
     target = args.out or folder
     before = load_tuned(target, weights=folder) or load_tuned(folder) or Tuned(make_law("conserving"))

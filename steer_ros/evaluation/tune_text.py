@@ -45,8 +45,11 @@ RATE = 0.15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros tune text``."""
-    parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind, to learn from and to judge on")
-    parser.add_argument("--steps", type=int, default=150, help="steps of training, each of the three times")
+    count = whole_number(1)
+    parser.add_argument(
+        "--prompts", type=count, default=24, help="prompts of each kind, to learn from and to judge on"
+    )
+    parser.add_argument("--steps", type=count, default=150, help="steps of training, each of the three times")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of what is drawn")
 
 
@@ -56,9 +59,6 @@ def tune(args: argparse.Namespace) -> dict[str, object]:
     Raises:
         ValueError: an argument.
     """
-    for name in ("prompts", "steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name}: {getattr(args, name)}; accepted is at least 1")
     if str(args.reasoning).startswith("builtin:"):
         raise ValueError(
             f"--reasoning: {args.reasoning}; accepted is a folder or a hub id: the built-in models know no words but "

@@ -23,7 +23,7 @@ from steer_ros.pipeline.handover import Handover, Seen
 from steer_ros.pipeline.lane import fence
 from steer_ros.pipeline.lookout import Lookout, Sighting, resized
 from steer_ros.pipeline.mailbox import Mailbox
-from steer_ros.pipeline.order import FrameOrder, Turn
+from steer_ros.pipeline.order import FrameOrder, Standing
 from steer_ros.pipeline.trace import Trace
 
 
@@ -157,16 +157,16 @@ class PerceptionNode(SteerNode):
         trace, header = arrival.trace, header_copy(arrival.message.header)
         trace.add("wait", trace.elapsed)
         stamp = stamp_of(header)
-        turn = self._order.take(stamp)
-        if turn is Turn.LATE:
+        standing = self._order.take(stamp)
+        if standing is Standing.LATE:
             self.health.count("frames_late")
             return
-        if turn is Turn.BACK:
+        if standing is Standing.BACK:
             self.health.count("stamps_back")
             self._lookout.reset()
             if self._handover:
                 self._handover.reset(stamp)
-        elif turn is Turn.SAME:
+        elif standing is Standing.SAME:
             self.health.bad(
                 "stamps_repeated",
                 f"two frames have the stamp {stamp} ns: nobody can tell which of them masks and actions belong to",

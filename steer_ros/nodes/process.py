@@ -69,6 +69,12 @@ def spinning(no_more_interrupts: Callable[[], None]) -> Iterator[None]:
         raise ExternalShutdownException from error
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether an error came out of this package's own code, below the function that caught it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_globals.get("__name__", "").startswith("steer_ros.") for frame in frames[1:])
+
+
 def not_of_ros(given: Sequence[str]) -> list[str]:
     """The process's arguments but its name and those of ROS. What ROS can't read ends it, as argparse would."""
     try:
@@ -130,9 +136,8 @@ def _run(
                     executor.spin()
                     break
                 except (TypeError, ValueError) as error:
-                    files = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)[1:]]
-                    if any("steer_ros" in parts for parts in files):
-                        raise  # a fault of ours
+                    if is_ours(error):
+                        raise
                     get_logger("steer_ros").error(f"rclpy can't take a message: {one_line(error)}")
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

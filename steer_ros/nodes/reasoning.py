@@ -27,11 +27,10 @@ from steer_ros.pipeline.trace import Trace
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask
 from steer_ros.steering.gate import Gate
+from steer_ros.steering.laws import MARKED
 
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
-
-TILTING = ("additive", "conserving")  # laws whose strength may be below 0
 
 Masks = tuple[PatchGrid, list[Mask]]
 
@@ -247,7 +246,7 @@ class ReasoningNode(SteerNode):
             harmless = re.fullmatch(r"\W*(yes|no)\W*", answer.text, re.IGNORECASE)
             cut = "" if harmless else ActionText.CUT_REGION_MISSING
         else:
-            turned = self.parameters["steering.law"] in TILTING and self.parameters["steering.alpha"] < 0
+            turned = self.parameters["steering.law"] not in ("none", *MARKED) and self.parameters["steering.alpha"] < 0
             drawn = -1 if turned else 1  # a negative strength turns the look away from positive weights
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
             reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION

@@ -47,7 +47,7 @@ class Rehearsal(Replay):
         **options: Any,
     ) -> None:
         self._cues = check_cues(cues)
-        self._left = {cue["stamp_ns"]: None for cue in self._cues}  # stamps that no frame has had yet
+        self._left = {cue["stamp_ns"] for cue in self._cues}  # stamps that no frame has had yet
         self._tell = tell
         self._seconds = timeout
         self._actions: dict[int, ActionText] = {}
@@ -60,7 +60,9 @@ class Rehearsal(Replay):
         """The whole bag; a cue that no frame had is an error."""
         report = super().play()
         if self._left:
-            raise RehearsalError(f"cues for stamps that no frame of the bag has: {', '.join(map(str, self._left))}")
+            raise RehearsalError(
+                f"cues for stamps that no frame of the bag has: {', '.join(map(str, sorted(self._left)))}"
+            )
         return report
 
     def _send_frame(self, topic: str, data: bytes) -> bool:
@@ -68,7 +70,7 @@ class Rehearsal(Replay):
         for cue in self._cues:
             if cue["stamp_ns"] == stamp:
                 self._set(cue["node"], cue["parameter"], cue["value"])
-                self._left.pop(stamp, None)
+        self._left.discard(stamp)
         self._actions.pop(stamp, None)
         self._masks.clear()
         if not super()._send_frame(topic, data):

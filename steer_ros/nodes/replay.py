@@ -32,7 +32,7 @@ from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import stamp_of
 from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
-from steer_ros.pipeline.order import FrameOrder, Turn
+from steer_ros.pipeline.order import FrameOrder, Standing
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ANSWERS, TOKENS, MASKS = (f"steer_ros/msg/{name}" for name in ("ActionText", "VisualTokens", "RoiMaskArray"))
@@ -179,7 +179,7 @@ class Replay(Node):
         key = (stamp.sec, stamp.nanosec)
         self._answered.discard(key)
         self._publishers_by_topic[topic].publish(data)
-        if self._order.take(stamp_of(header)) is Turn.LATE:  # perception drops it
+        if self._order.take(stamp_of(header)) is Standing.LATE:  # perception drops it
             self.report.late += 1
             return False
         if not self._spin_until(lambda: key in self._answered, self._timeout):

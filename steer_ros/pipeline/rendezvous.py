@@ -40,11 +40,13 @@ class Meeting(Generic[Tokens, Masks]):
 
 @dataclass(frozen=True)
 class _Waiting(Generic[Tokens, Masks]):
-    """Tokens that wait for whoever takes them; masks: their own, where they came together."""
+    """Tokens that wait for whoever takes them. repeated: the frame before had the same stamp. masks: their own, where
+    they came together."""
 
     stamp: int
     tokens: Tokens
     expects: bool
+    repeated: bool
     came: float
     masks: Masks | None = None
 
@@ -65,10 +67,8 @@ class Rendezvous(Generic[Tokens, Masks]):
         self._waiting: _Waiting[Tokens, Masks] | None = None
         self._waiting_since: float | None = None  # when tokens came that somebody waited for the masks of
         self._masks: OrderedDict[int, tuple[Masks, float]] = OrderedDict()  # stamp -> masks, when they came
-        self._handed: OrderedDict[int, None] = OrderedDict()  # frames whose masks came with their tokens
-        self._expecting: OrderedDict[int, None] = OrderedDict()  # frames whose masks are their own
-        self._given: int | None = None  # the frame that `put` had last
-        self._last: int | None = None  # the frame that was met last
+        self._own: OrderedDict[int, None] = OrderedDict()  # frames that have masks of their own
+        self._latest: int | None = None  # the frame that came last
         self._dropped = 0
         self._closed = False
 
@@ -86,7 +86,9 @@ class Rendezvous(Generic[Tokens, Masks]):
     def put_tokens(self, stamp: int, tokens: Tokens, expects_masks: bool) -> None:
         """A frame's tokens; they displace those that wait, and the masks that those expected."""
         with self._ready:
-            self._put(_Waiting(stamp, tokens, expects_masks, time.monotonic()))
+            if not expects_masks:
+                self._own.pop(stamp, None)
+            self._put(stamp, tokens, expects_masks, None)
 
     def put_masks(self, stamp: int, masks: Masks) -> None:
         """A frame's masks from a topic; later ones for the same stamp replace them.
@@ -104,12 +106,9 @@ class Rendezvous(Generic[Tokens, Masks]):
     def put(self, stamp: int, tokens: Tokens, masks: Masks | None) -> None:
         """Tokens with their masks at once, as within one process; None: the frame has none of its own."""
         with self._ready:
-            if masks is not None:
-                _note(self._handed, stamp)
-            elif stamp != self._given:  # a new time's: another node may have masks of it
-                self._handed.pop(stamp, None)
-            self._given = stamp
-            self._put(_Waiting(stamp, tokens, masks is not None, time.monotonic(), masks))
+            if masks is None and stamp != self._latest:  # (the same again: the echo of the last may be on its way)
+                self._own.pop(stamp, None)
+            self._put(stamp, tokens, masks is not None, masks)
 
     def take(self, timeout: float | None = None) -> Meeting[Tokens, Masks] | None:
         """The latest tokens with their masks, or None: none came within `timeout` seconds, or it is closed."""
@@ -146,7 +145,7 @@ class Rendezvous(Generic[Tokens, Masks]):
             self._masks.clear()
             self._ready.notify_all()
 
-    def _put(self, new: _Waiting[Tokens, Masks]) -> None:
+    def _put(self, stamp: int, tokens: Tokens, expects: bool, masks: Masks | None) -> None:
         if self._closed:
             self._dropped += 1
             return
@@ -154,25 +153,25 @@ class Rendezvous(Generic[Tokens, Masks]):
             self._dropped += 1
             if self._waiting.expects:
                 self._masks.pop(self._waiting.stamp, None)
-        if new.expects:
-            _note(self._expecting, new.stamp)
-        else:
-            self._expecting.pop(new.stamp, None)
-        self._waiting = new
+        if expects:
+            self._own.pop(stamp, None)
+            self._own[stamp] = None
+            _trim(self._own, KEEP)
+        self._waiting = _Waiting(stamp, tokens, expects, stamp == self._latest, time.monotonic(), masks)
+        self._latest = stamp
         self._ready.notify_all()
 
     def _meet(self, here: _Waiting[Tokens, Masks]) -> Meeting[Tokens, Masks]:
-        stamp, repeated = here.stamp, here.stamp == self._last
-        self._last = stamp
+        stamp = here.stamp
         if here.masks is not None:
             return Meeting(stamp, here.tokens, here.masks)
         if here.expects and stamp in self._masks:  # used once: without stamps, the next frame's are others
             return Meeting(stamp, here.tokens, self._masks.pop(stamp)[0])
         ages: dict[int, int] = {}  # of masks that may be used, how old they are
         for other, (_, came) in self._masks.items():
-            if here.expects or (other not in self._expecting and other not in self._handed):
+            if here.expects or other not in self._own:
                 since = max(0, int((here.came - came) * 1e9))
-                ages[other] = since if repeated and other == stamp else stamp - other
+                ages[other] = since if here.repeated and other == stamp else stamp - other
         fresh = [other for other, age in ages.items() if 0 <= age <= self.max_age]
         for other in [other for other in self._masks if stamp - other > self.max_age]:
             del self._masks[other]  # of no use to any later frame
@@ -181,12 +180,6 @@ class Rendezvous(Generic[Tokens, Masks]):
             return Meeting(stamp, here.tokens, self._masks[best][0], stamp - best, here.expects)
         missed = min(ages.values(), key=abs, default=None)
         return Meeting(stamp, here.tokens, None, late=here.expects, missed=missed)
-
-
-def _note(stamps: OrderedDict[int, None], stamp: int) -> None:
-    stamps.pop(stamp, None)
-    stamps[stamp] = None
-    _trim(stamps, KEEP)
 
 
 def _trim(kept: OrderedDict[int, object], most: int) -> None:
