@@ -11,7 +11,6 @@ from steer_ros.evaluation.vqa_answers import (
     gqa_correct,
     normalised,
     pope_says_yes,
-    pope_scores,
     vqa_accuracy,
     without_signs,
 )
@@ -316,13 +315,3 @@ def test_gqa_wants_the_answer_itself():
 )
 def test_pope_reads_the_first_sentence(text, yes):
     assert pope_says_yes(text) is yes
-
-
-def test_pope_scores():
-    scores = pope_scores([True, True, False, False, True], [True, False, False, True, True])
-    assert scores == pytest.approx(
-        {"accuracy": 0.6, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes_share": 0.6}
-    )
-    assert pope_scores([False], [False])["f1"] == 0.0
-    with pytest.raises(ValueError, match="1 and 0"):
-        pope_scores([True], [])

@@ -20,7 +20,7 @@ from steer_ros.lab.facts import Fact
 from steer_ros.regions.boxes import iou
 from steer_ros.steering import make_law
 
-SEED = 540_000  # not a seed that is judged
+SEED = 300_040  # not a seed that is judged
 STEERED = Setting("test", make_law("conserving", 3.0), guard=False)
 
 
@@ -215,9 +215,8 @@ def test_judging(case, monkeypatch):
     assert tally.values("adversarial_right_perception") == [1, 1]
     assert tally.values("random_right") == [1, 0]  # no region: the unsteered answer
     assert tally.values("region_found") == [1, 1, 0]
-    assert pope.measured(tally, "precision", "adversarial", "_unsteered")["value"] == 0.5
-    assert pope.measured(tally, "recall", "adversarial", "_unsteered")["value"] == 1.0
-    assert pope.measured(tally, "f1", "adversarial", "")["value"] == 1.0
+    assert tally.values("adversarial_yes") == tally.values("adversarial_there") == [1, 0]
+    assert tally.values("adversarial_yes_unsteered") == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -228,13 +227,6 @@ def test_errors_cut(right, plain, cut):
     import numpy as np
 
     assert pope.errors_cut(np.array(right), np.array(plain)) == cut
-
-
-def test_errors_that_perception_has_right():
-    import numpy as np
-
-    assert pope.errors_followed(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 1])) == 0.5
-    assert pope.errors_followed(np.array([0, 0]), np.array([1, 1])) == 0.0
 
 
 def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch):

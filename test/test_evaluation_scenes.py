@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from evaluation_helpers import World
 
-from steer_ros.evaluation.scenes import DataError, cases
+from steer_ros.evaluation.scenes import DataError, cases, check
 from steer_ros.lab.bag import write_bag
 from steer_ros.lab.clip import make_clip
 from steer_ros.lab.facts import facts_of
@@ -65,6 +65,35 @@ def test_a_folder_of_foreign_frames(folder, frames):
     assert [f.name for f in found[0].facts] == [f.name for f in facts_of(frames[0])]
     np.testing.assert_array_equal(found[0].image, frames[0].image)  # RGB again
     assert len(list(cases(World(), 0, 2, folder))) == 2
+
+
+def test_frames_of_one_clip_are_one_scene(folder, frames):
+    assert [case.scene for case in cases(World(), 0, 10, folder)] == [1000, 1000, 1000]
+    other = next(iter(make_clip(71, 1, objects=3, width=112, height=112)))
+    write_truth(folder, BagTruth(112, 112, {1000: frames[0].objects, 2000: other.objects, 3000: frames[2].objects}))
+    assert [case.scene for case in cases(World(), 0, 10, folder)] == [1000, 2000, 1000]
+    assert [case.scene for case in cases(World(), SEED, 2)] == [SEED, SEED + 1]
+
+
+@pytest.mark.parametrize(
+    ("seed", "count", "says"),
+    [
+        (499_990, 20, "--seed: 499,990 with 20 scenes; .* 500,000 to 599,999, on which settings are chosen"),
+        (599_999, 1, "500,000 to 599,999"),
+        (899_995, 5, "900,000 up, on which the built-in models were trained"),
+        (3_000_000, 5, "900,000 up"),
+    ],
+)
+def test_scenes_that_something_was_made_from_are_not_judged_on(seed, count, says):
+    options = World().options(seed=seed, limit=count)
+    with pytest.raises(ValueError, match=says):
+        check(options, 40)
+
+
+def test_seeds_off_those_are_taken(folder):
+    for seed in (0, 400_000, 499_900, 600_000, 899_900):
+        check(World().options(seed=seed, limit=5), 40)
+    check(World().options(seed=900_000, data=folder), 40)  # a folder's frames have no seeds
 
 
 def test_a_bag_with_its_truth(tmp_path, frames):

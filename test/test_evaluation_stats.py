@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from steer_ros.evaluation.stats import bootstrap, difference, mean_row, share, wilson, worst
+from steer_ros.evaluation.stats import bootstrap, difference, mean_row, share, wilson, worst, yes_no
 
 
 def test_wilson_is_the_published_interval():
@@ -54,8 +56,60 @@ def test_a_paired_difference_knows_that_it_is_paired():
     assert row["value"] == pytest.approx(float(a.mean() - b.mean()))
     assert row["high"] - row["low"] < 0.08  # unpaired it would be 0.18
     assert row == difference(a.tolist(), b.tolist())
-    same = difference([1, 0, 1], [1, 0, 1])
-    assert (same["value"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
+
+
+def test_answers_that_never_differ_still_say_only_so_much():
+    few, many = difference([1, 0, 1], [1, 0, 1]), difference([1, 0] * 500, [1, 0] * 500)
+    assert few["value"] == many["value"] == 0.0
+    assert few["low"] == -few["high"] < -0.3 and -0.003 < many["low"] == -many["high"] < 0
+    one = difference([1.0] * 99 + [0.0], [1.0] * 100)  # a single loss does not rule out that there is none
+    assert one["low"] < one["value"] < 0 < one["high"] and one["value"] == pytest.approx(-0.01)
+    assert difference([], []) == {"value": 0.0, "n": 0, "low": -1.0, "high": 1.0}
+
+
+def test_a_difference_is_agresti_and_mins():
+    """Their example: 1,600 voters asked twice, 150 changed one way and 86 the other."""
+    a = [1] * 794 + [1] * 150 + [0] * 86 + [0] * 570
+    b = [1] * 794 + [0] * 150 + [1] * 86 + [0] * 570
+    row = difference(a, b)
+    more, half = 64 / 1602, 1.96 * math.sqrt((237 - 64**2 / 1602) / 1602**2)
+    assert (row["low"], row["high"]) == (pytest.approx(more - half), pytest.approx(more + half))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4)), min_size=1, max_size=40))
+def test_values_lie_in_their_intervals(rows):
+    a, b, groups = zip(*rows, strict=True)
+    for row, bounds in ((difference(a, b, groups), (-1, 1)), (share(a, groups), (0, 1)), (share(a), (0, 1))):
+        assert bounds[0] <= row["low"] <= row["value"] <= row["high"] <= bounds[1]
+
+
+def test_one_scene_counts_as_one_answer():
+    hits = [1, 1, 1, 0] * 20
+    row = share(hits, [7] * 80)
+    assert row["value"] == 0.75 and row["low"] < 0.3 and row["high"] > 0.95
+    assert share(hits)["low"] > 0.6
+
+
+def test_scores_between_0_and_1_stay_there():
+    row = share([0.3, 1.0, 0.9, 1.0])
+    assert row["value"] == pytest.approx(0.8) and row["high"] <= 1.0
+
+
+def test_popes_measures():
+    said, there = [True, True, False, False, True], [True, False, False, True, True]
+    rows = yes_no(said, there)
+    values = {name: row["value"] for name, row in rows.items()}
+    expected = {"accuracy": 0.6, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes_share": 0.6}
+    assert values == pytest.approx(expected)
+    assert all(row["low"] < row["value"] < row["high"] for row in rows.values())
+    assert {name: row["n"] for name, row in rows.items()} == dict(accuracy=5, precision=3, recall=3, f1=5, yes_share=5)
+    assert yes_no([False], [False])["f1"]["value"] == 0.0
+    assert yes_no([True], [True])["f1"]["low"] < 0.5  # one right answer is not sure for ever
+    alike = yes_no(said * 4, there * 4, [0] * 10 + [1] * 10)
+    assert alike["f1"]["value"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match=r"lengths \[1, 0\]"):
+        yes_no([True], [])
 
 
 def test_whole_scenes_are_resampled_together():

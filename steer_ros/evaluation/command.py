@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from ..arguments import output_file
-from ..lab.demo_plan import FIRST_TRAINING_SEED
 from ..models.loading import ModelLoadError
 from ..steering import LAW_NAMES, UnsteerableModelError, make_law
 from .extras import ExtraError, need_at_import
@@ -100,11 +99,8 @@ def options_of(args: argparse.Namespace) -> Options:
     """The arguments as a suite's options, checked. ValueError names the argument."""
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit: {args.limit}; accepted is at least 1")
-    if args.seed is not None and not 0 <= args.seed <= FIRST_TRAINING_SEED - (args.limit or 1):
-        raise ValueError(
-            f"--seed: {args.seed}; accepted are seeds from 0 whose scenes stay below {FIRST_TRAINING_SEED}: from "
-            "there on the built-in models were trained on them"
-        )
+    if args.seed is not None and args.seed < 0:
+        raise ValueError(f"--seed: {args.seed}; accepted are seeds from 0")
     if args.data is not None and not args.data.is_dir():
         raise ValueError(f"--data: {args.data}: no such folder")
     if args.data is not None and args.suite == "text":

@@ -132,7 +132,7 @@ def tune(options: Options, index: int, of: int) -> Tally:
             for method in candidates:
                 for strength in method.strengths:
                     turn = _ask(perceiver, reasoner, method.at(strength), case, fact, prompts[kind], Tally())
-                    tally.add(f"{method.name}.{strength:g}", whole(kind, turn, fact), case.key)
+                    tally.add(f"{method.name}.{strength:g}", whole(kind, turn, fact), case.scene)
     return tally
 
 
@@ -160,14 +160,14 @@ def compare(perceiver: Perceiver, reasoner: Reasoner, case: Case, chosen: list[M
             name = method.name
             turn = _ask(perceiver, reasoner, method, case, fact, prompts[kind], tally)
             hit = whole(kind, turn, fact)
-            tally.add(f"{name}.whole_answer", hit, case.key)
-            tally.add(f"{name}.first_mention", first_mention(turn) == fact.name, case.key)
-            tally.add(f"{name}.malformed", malformed(kind, turn), case.key)
+            tally.add(f"{name}.whole_answer", hit, case.scene)
+            tally.add(f"{name}.first_mention", first_mention(turn) == fact.name, case.scene)
+            tally.add(f"{name}.malformed", malformed(kind, turn), case.scene)
             turn = _ask(perceiver, reasoner, method, case, fact, prompts[asked], tally)
-            tally.add(f"{name}.naming", named(asked, turn, fact), case.key)
+            tally.add(f"{name}.naming", named(asked, turn, fact), case.scene)
             if other is not None:
                 turn = _ask(perceiver, reasoner, method, case, fact, other[1].prompt, tally)
-                tally.add(f"{name}.off_region", turn.action.strip() in other[2], case.key)
+                tally.add(f"{name}.off_region", turn.action.strip() in other[2], case.scene)
             if method.setting.steers and number % 4 < 2:  # both kinds, half of the objects
                 _range(reasoner, method, case, fact, kind, prompts[kind], hit, tally)
 
@@ -193,9 +193,9 @@ def _range(
         if step != 1.0:
             setting = scaled(method.setting, step, MEAN_AREA)
             turn = ask(reasoner, case.features, prompt, setting, case.weights(fact))
-            tally.add(f"{method.name}.range4x_{number + 1}", whole(kind, turn, fact), case.key)
+            tally.add(f"{method.name}.range4x_{number + 1}", whole(kind, turn, fact), case.scene)
         else:
-            tally.add(f"{method.name}.range4x_{number + 1}", hit, case.key)
+            tally.add(f"{method.name}.range4x_{number + 1}", hit, case.scene)
 
 
 def _ask(
@@ -205,7 +205,7 @@ def _ask(
     started = time.perf_counter()
     features = method.features(perceiver, case, fact)
     turn = ask(reasoner, features, method.prompt(text, case, fact), method.setting, method.weights(case, fact))
-    tally.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.key)
+    tally.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.scene)
     return turn
 
 

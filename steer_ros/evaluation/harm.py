@@ -81,7 +81,11 @@ def part(options: Options, index: int, of: int) -> Tally:
 def latency_ratio(tally: Tally) -> Row:
     """Time of a token steered over that unsteered, summed over the questions."""
     columns = [tally.values(f"{what}_{how}") for how in ("steered", "unsteered") for what in ("ms", "tokens")]
-    return bootstrap(lambda ms, n, ms0, n0: float((ms.sum() / n.sum()) / (ms0.sum() / n0.sum())), *columns)
+    return bootstrap(
+        lambda ms, n, ms0, n0: float((ms.sum() / n.sum()) / (ms0.sum() / n0.sum())),
+        *columns,
+        groups=tally.scenes("ms_steered"),
+    )
 
 
 def harm(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
@@ -97,21 +101,21 @@ def harm(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None
             for how, turn in turns.items():
                 suffix, action = "" if how == "steered" else "_unsteered", turn.action.strip()
                 hit = action in right
-                tally.add(f"ms_{how}", turn.timings["prefill"] + turn.timings["decode"], case.key)
-                tally.add(f"tokens_{how}", len(turn.output_ids), case.key)
-                tally.add(f"off_region_{how}", hit, case.key)
-                tally.add(f"{kind}_{how}", hit, case.key)
+                tally.add(f"ms_{how}", turn.timings["prefill"] + turn.timings["decode"], case.scene)
+                tally.add(f"tokens_{how}", len(turn.output_ids), case.scene)
+                tally.add(f"off_region_{how}", hit, case.scene)
+                tally.add(f"{kind}_{how}", hit, case.scene)
                 form = "exists" if kind == "exists" else "named"
-                tally.add(f"malformed{suffix}", malformed(form, turn), case.key)
-                tally.add(f"repetition{suffix}", repeats(turn), case.key)
+                tally.add(f"malformed{suffix}", malformed(form, turn), case.scene)
+                tally.add(f"repetition{suffix}", repeats(turn), case.scene)
                 if kind == "exists" and question.action == "Yes.":
-                    tally.add(f"recall{suffix}", action == "Yes.", case.key)
+                    tally.add(f"recall{suffix}", action == "Yes.", case.scene)
                 if kind == "exists" and action == "Yes.":
-                    tally.add(f"precision{suffix}", question.action == "Yes.", case.key)
+                    tally.add(f"precision{suffix}", question.action == "Yes.", case.scene)
         if index == 0 and setting.steers:
             for how, region in extremes(case, target, setting):
                 turn = ask(reasoner, case.features, OPEN["pick"][0], how, region)
-                tally.add("extreme_malformed", malformed("pick", turn), case.key)
+                tally.add("extreme_malformed", malformed("pick", turn), case.scene)
 
 
 def off_region(

@@ -36,9 +36,9 @@ from ..steering import make_law
 from .options import Options
 from .pope_answers import NO, YES, Answerer
 from .pope_regions import Found, Grounder, TrueBoxes, regions
-from .scenes import Case, cases
+from .scenes import Case, cases, check
 from .settings import UNSTEERED, Setting, override
-from .stats import Row, bootstrap
+from .stats import Row, bootstrap, share, yes_no
 from .tally import Tally, gather
 
 SEED = 420_000
@@ -95,12 +95,14 @@ class Question:
 
 def run(options: Options) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS."""
+    check(options, SCENES)
     tally = gather(options, part, options.size(SCENES))
     rows = tally.shares(("malformed", "region_found"))
     for split in SPLITS:
         for way in WAYS[:2]:
-            for measure in _MEASURES:
-                rows[f"{split}_{measure}{way}"] = measured(tally, measure, split, way)
+            columns = (tally.values(f"{split}_{what}{way}") for what in ("yes", "there"))
+            measured = yes_no(*columns, tally.scenes(f"{split}_yes{way}"))
+            rows |= {f"{split}_{measure}{way}": measured[measure] for measure in _MEASURES}
     right, plain = tally.values("adversarial_right"), tally.values("adversarial_right_unsteered")
     scenes = tally.scenes("adversarial_right")
     rows["adversarial_gain"] = tally.less("adversarial_right", "adversarial_right_unsteered")
@@ -108,8 +110,9 @@ def run(options: Options) -> dict[str, Row]:
         "adversarial_right_random_region", "adversarial_right_unsteered"
     )
     rows["adversarial_accuracy_perception"] = tally.share("adversarial_right_perception")
+    wrong = [place for place, right_there in enumerate(plain) if not right_there]
     followed = tally.values("adversarial_right_perception")
-    rows["adversarial_errors_followed"] = bootstrap(errors_followed, followed, plain, groups=scenes)
+    rows["adversarial_errors_followed"] = share([followed[i] for i in wrong], [scenes[i] for i in wrong])
     rows["adversarial_errors_cut"] = bootstrap(errors_cut, right, plain, groups=scenes)
     true = tally.values("adversarial_right_true_region")
     rows["adversarial_errors_cut_true_region"] = bootstrap(errors_cut, true, plain, groups=scenes)
@@ -121,29 +124,6 @@ def errors_cut(right: np.ndarray, plain: np.ndarray) -> float:
     """1 − errors steered / errors unsteered; 0 where there was nothing to mend and nothing was broken."""
     before, after = float((1 - plain).sum()), float((1 - right).sum())
     return 0.0 if before == after else 1 - after / before if before else -float("inf")
-
-
-def errors_followed(right: np.ndarray, plain: np.ndarray) -> float:
-    """Of what is wrong in `plain`, the part that is right in `right`; 0 where nothing is wrong."""
-    wrong = 1 - plain
-    return float((right * wrong).sum() / wrong.sum()) if wrong.any() else 0.0
-
-
-def measured(tally: Tally, measure: str, split: str, way: str) -> Row:
-    """One of _MEASURES of a split's answers, with its interval over scenes."""
-    if measure == "accuracy":
-        return tally.share(f"{split}_right{way}")
-    if measure == "yes_share":
-        return tally.share(f"{split}_yes{way}")
-    said, there = tally.values(f"{split}_yes{way}"), tally.values(f"{split}_there{way}")
-    scenes = tally.scenes(f"{split}_yes{way}")
-
-    def statistic(said: np.ndarray, there: np.ndarray) -> float:
-        hits = float((said * there).sum())
-        of = {"precision": said.sum(), "recall": there.sum(), "f1": (said.sum() + there.sum()) / 2}[measure]
-        return hits / float(of) if of else 0.0
-
-    return bootstrap(statistic, said, there, groups=scenes)
 
 
 def part(options: Options, index: int, of: int) -> Tally:
@@ -237,13 +217,13 @@ def judge(
         off = weights_of(case, [elsewhere(case, box) for box in boxes])
         _answer(answers["_random_region"], answerer, scene, shared, prompts, setting, off)
     for place, question in enumerate(questions):
-        tally.add("malformed", answers[""][place] not in (YES, NO), case.key)
-        tally.add("region_found", bool(found[question.name].boxes), case.key)
+        tally.add("malformed", answers[""][place] not in (YES, NO), case.scene)
+        tally.add("region_found", bool(found[question.name].boxes), case.scene)
         for split in question.splits:
             for way in WAYS:
-                tally.add(f"{split}_right{way}", answers[way][place] == (YES if question.there else NO), case.key)
-                tally.add(f"{split}_yes{way}", answers[way][place] == YES, case.key)
-                tally.add(f"{split}_there{way}", question.there, case.key)
+                tally.add(f"{split}_right{way}", answers[way][place] == (YES if question.there else NO), case.scene)
+                tally.add(f"{split}_yes{way}", answers[way][place] == YES, case.scene)
+                tally.add(f"{split}_there{way}", question.there, case.scene)
 
 
 def _by_boxes(

@@ -85,28 +85,28 @@ def part(options: Options, index: int, of: int) -> Tally:
 
 def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
     """All questions about one scene."""
-    features, key, rng = case.features, case.key, case.rng(SALT)
+    features, scene, rng = case.features, case.scene, case.rng(SALT)
     prompts = {kind: str(rng.choice(OPEN[kind])) for kind in KINDS}
     plain = {kind: ask(reasoner, features, prompts[kind], UNSTEERED, None) for kind in KINDS}
     for kind, turn in plain.items():
-        tally.add("unsteered_malformed", malformed(kind, turn), key)
+        tally.add("unsteered_malformed", malformed(kind, turn), scene)
     for index, target in enumerate(case.facts):
         weights = case.weights(target)
         right = {}
         for kind in KINDS:
             turn = ask(reasoner, features, prompts[kind], setting, weights)
             right[kind] = whole(kind, turn, target)
-            tally.add(f"whole_{kind}", right[kind], key)
+            tally.add(f"whole_{kind}", right[kind], scene)
             if kind == "describe":
-                tally.add("exact_describe", right[kind] and exactly(kind, turn, target), key)
-            tally.add("malformed", malformed(kind, turn), key)
+                tally.add("exact_describe", right[kind] and exactly(kind, turn, target), scene)
+            tally.add("malformed", malformed(kind, turn), scene)
             if kind in NAMING:
-                tally.add("whole_answer", right[kind], key)
-                tally.add("first_mention", first_mention(turn) == target.name, key)
-                tally.add("unsteered", whole(kind, plain[kind], target), key)
+                tally.add("whole_answer", right[kind], scene)
+                tally.add("first_mention", first_mention(turn) == target.name, scene)
+                tally.add("unsteered", whole(kind, plain[kind], target), scene)
         elsewhere = case.weights(case.elsewhere(target, rng))
         tally.add(
-            "wrong_region", whole("pick", ask(reasoner, features, prompts["pick"], setting, elsewhere), target), key
+            "wrong_region", whole("pick", ask(reasoner, features, prompts["pick"], setting, elsewhere), target), scene
         )
         _perceived(perceiver, reasoner, case, target, prompts["pick"], setting, tally)
         if not setting.steers:
@@ -117,7 +117,7 @@ def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Sett
             if step != 1.0:
                 turn = ask(reasoner, features, prompts[kind], scaled(setting, step, MEAN_AREA), weights)
                 hit = whole(kind, turn, target)
-            tally.add(f"range4x_{number + 1}", hit, key)
+            tally.add(f"range4x_{number + 1}", hit, scene)
         _switches(reasoner, case, target, kind, prompts[kind], setting, rng, tally)
 
 
@@ -127,10 +127,10 @@ def _perceived(
     """The same with the region from perception: the first box that it grounds for the object's name."""
     found = perceiver.ground(target.name, case.features)
     same = [case.box(fact) for fact in case.facts if fact.name == target.name]
-    tally.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.key)
+    tally.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.scene)
     weights = case.weights(found[0].box) if found else None
     turn = ask(reasoner, case.features, prompt, setting, weights)
-    tally.add("perceived", whole("pick", turn, target), case.key)
+    tally.add("perceived", whole("pick", turn, target), case.scene)
 
 
 def _switches(
@@ -149,11 +149,11 @@ def _switches(
         return
     first, second = case.weights(target), case.weights(other)
     turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, named_one)
-    tally.add("switch_followed", switched and acted(kind, turn, other), case.key)
+    tally.add("switch_followed", switched and acted(kind, turn, other), case.scene)
     turn, switched = ask_switching(
         reasoner, case.features, prompt, replace(setting, guard=False), first, second, named_one
     )
-    tally.add("switch_unguarded", switched and acted(kind, turn, other), case.key)
+    tally.add("switch_unguarded", switched and acted(kind, turn, other), case.scene)
     due = after_tokens(int(rng.integers(1, opening_tokens(reasoner, OPENING) + 1)))
     turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, due)
-    tally.add("switch_early", switched and whole(kind, turn, other), case.key)
+    tally.add("switch_early", switched and whole(kind, turn, other), case.scene)

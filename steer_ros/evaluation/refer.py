@@ -73,11 +73,11 @@ def refer(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> Non
         weights, elsewhere = case.weights(target), case.weights(case.elsewhere(target, rng))
         for what, prompt in prompts.items():
             hit = named(what, ask(reasoner, case.features, prompt, setting, weights), target)
-            tally.add("naming", hit, case.key)
-            tally.add(f"naming_{what}", hit, case.key)
-            tally.add("naming_unsteered", named(what, plain[what], target), case.key)
+            tally.add("naming", hit, case.scene)
+            tally.add(f"naming_{what}", hit, case.scene)
+            tally.add("naming_unsteered", named(what, plain[what], target), case.scene)
             other = ask(reasoner, case.features, prompt, setting, elsewhere)
-            tally.add("naming_random_region", named(what, other, target), case.key)
+            tally.add("naming_random_region", named(what, other, target), case.scene)
         _yes_no(reasoner, case, target, weights, elsewhere, setting, rng, tally)
 
 
@@ -109,13 +109,13 @@ def _yes_no(
         ("_random_region", setting, elsewhere),
     ):
         action = ask(reasoner, case.features, question.prompt, how, region).action.strip()
-        tally.add(f"yes_no{key}", action == question.action, case.key)
-        tally.add(f"yes_share{key}", action == "Yes.", case.key)
+        tally.add(f"yes_no{key}", action == question.action, case.scene)
+        tally.add(f"yes_share{key}", action == "Yes.", case.scene)
     others = [fact.name for fact in case.facts if fact.name != target.name]
     if others:
         prompt = exists_answer(str(rng.choice(others)), [target]).prompt
         action = ask(reasoner, case.features, prompt, setting, weights).action.strip()
-        tally.add("elsewhere_no", action == "No.", case.key)
+        tally.add("elsewhere_no", action == "No.", case.scene)
 
 
 def absent_near(facts: tuple[Fact, ...], target: Fact, rng: np.random.Generator) -> str | None:

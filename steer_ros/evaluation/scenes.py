@@ -7,6 +7,7 @@ image as ``<stamp_ns>.png``, ``.jpg`` or ``.jpeg``, beside it; or it is a rosbag
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 
 from ..lab.bag import BagError, read_bag
+from ..lab.demo_plan import FIRST_TRAINING_SEED
 from ..lab.facts import Fact, facts_of
 from ..lab.render import render
 from ..lab.scene import make_scene
@@ -25,6 +27,7 @@ from ..regions.mask import box_weights
 from .extras import need
 from .options import Options
 
+TUNING_SEEDS = range(500_000, 600_000)  # strengths, heads, laws and rules were chosen on scenes among these
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_NAMED = 5  # files named in one error
 
@@ -39,13 +42,20 @@ class Case:
 
     key: the scene's seed, or the frame's stamp; what is drawn about it follows from that.
     image: uint8 RGB. facts: the objects visible enough to speak of.
+    clip: the key of the first frame that shows the same objects, where that is another one.
     """
 
     key: int
     image: np.ndarray
     facts: tuple[Fact, ...]
     features: VisualFeatures
+    clip: int | None = None
     _weights: dict[Box, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def scene(self) -> int:
+        """What answers are counted by: the frames of one clip are one scene, whose answers are alike."""
+        return self.key if self.clip is None else self.clip
 
     def rng(self, salt: int) -> np.random.Generator:
         """What a suite draws for this scene, whoever asks about it and in which order."""
@@ -123,11 +133,28 @@ def check(options: Options, default: int, *, names: int = 2) -> None:
 
     Raises:
         DataError, TruthError: as `cases`. ModelLoadError: a model that can't be loaded.
+        ValueError: `options.seed` leads to scenes that something was trained or chosen on.
     """
+    if options.seed is not None and options.data is None:
+        _check_seeds(options.seed, options.size(default))
     perceiver, count = options.perceiver(), options.size(default)
     options.reasoner()
     if options.data is not None:
         next(cases(perceiver, 0, count, options.data, names=names))
+
+
+def _check_seeds(first: int, count: int) -> None:
+    last = first + 2 * count + 8  # some are passed over
+    for taken, why in (
+        (TUNING_SEEDS, "on which settings are chosen"),
+        (range(FIRST_TRAINING_SEED, sys.maxsize), "on which the built-in models were trained"),
+    ):
+        if first < taken.stop and last > taken.start:
+            end = f" to {taken.stop - 1:,}" if taken.stop < sys.maxsize else " up"
+            raise ValueError(
+                f"--seed: {first:,} with {count:,} scenes; accepted are seeds that stay off those from "
+                f"{taken.start:,}{end}, {why}"
+            )
 
 
 def _foreign(perceiver: Perceiver, folder: Path, count: int, names: int, part: tuple[int, int]) -> Iterator[Case]:
@@ -137,10 +164,11 @@ def _foreign(perceiver: Perceiver, folder: Path, count: int, names: int, part: t
     usable = [stamp for stamp in truth.frames if len({f.name for f in truth.facts(stamp)}) >= names]
     if not usable:
         raise DataError(f"{folder}: none of the {len(truth.frames)} frames shows {names} different objects or more")
-    used = usable[:count]
+    used, clips = usable[:count], {}
     for index, (stamp, image) in enumerate(zip(used, _images(folder, used, truth), strict=True)):
+        clip = clips.setdefault(frozenset((o.id, o.colour, o.shape) for o in truth.frames[stamp]), stamp)
         if index % part[1] == part[0]:
-            yield Case(stamp, image, truth.facts(stamp), perceiver.encode(image, stamp))
+            yield Case(stamp, image, truth.facts(stamp), perceiver.encode(image, stamp), clip)
 
 
 def _images(folder: Path, stamps: list[int], truth: BagTruth) -> list[np.ndarray]:

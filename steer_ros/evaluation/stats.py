@@ -21,23 +21,59 @@ def wilson(hits: float, n: float, z: float = Z) -> tuple[float, float]:
     return max(0.0, (middle - half) / d), min(1.0, (middle + half) / d)
 
 
-def share(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Row:
-    """The share of hits, 0-1.
+def share(hits: Sequence[float], groups: Sequence[Hashable] | None = None) -> Row:
+    """The share of hits, or the mean of scores between 0 and 1.
 
     Args:
-        hits: one answer each.
+        hits: one answer each, True or False, or a score 0-1.
         groups: the scene that each answer is about. Answers about one scene are alike, so that n of them say less
-            than n scenes would: the interval is then that of the smaller number that spreads as the scenes do.
+            than n scenes would: the interval is then that of the smaller number that spreads as the scenes do (one
+            scene: as one answer). Where all answers are the same, nothing is known of that, and each counts.
     """
     n = len(hits)
     if n == 0:
         return {"value": 0.0, "n": 0, "low": 0.0, "high": 1.0}
-    p = sum(map(bool, hits)) / n
-    low, high = wilson(p * n, n)
-    if groups is not None:
-        effective = _effective(np.asarray(hits, float), groups)
-        low, high = wilson(p * effective, effective)
-    return {"value": p, "n": n, "low": low, "high": high}
+    scores = np.asarray(hits, float)
+    p = float(scores.mean())
+    counted = n if groups is None else _effective(scores, groups)
+    low, high = wilson(p * counted, counted)
+    return {"value": p, "n": n, "low": min(low, p), "high": max(high, p)}
+
+
+def yes_no(said: Sequence[bool], there: Sequence[bool], groups: Sequence[Hashable] | None = None) -> dict[str, Row]:
+    """POPE's measures of answers to yes/no questions: accuracy, precision, recall, f1, yes_share.
+
+    Args:
+        said: whether each was answered with yes.
+        there: whether it should have been.
+        groups: the scene of each, as in `share`.
+    Raises:
+        ValueError: columns of different lengths.
+    """
+    if len(said) != len(there):
+        raise ValueError(f"columns: lengths {[len(said), len(there)]}; accepted are columns of one length")
+    yes, true = np.asarray(said, bool), np.asarray(there, bool)
+    scene = np.arange(len(yes)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+
+    def of(hits: np.ndarray, among: np.ndarray) -> Row:
+        return share(hits[among].tolist(), None if groups is None else scene[among].tolist())
+
+    counted = yes | true
+    # F1 is no share; where it is 1 or 0, all resamples are, and it is as sure as so many right (wrong) answers.
+    sure = of(yes & true, counted)
+    f1 = sure if sure["value"] in (0.0, 1.0) else bootstrap(_f1, yes, true, groups=scene.tolist())
+    return {
+        "accuracy": of(yes == true, np.ones_like(yes)),
+        "precision": of(true, yes),
+        "recall": of(yes, true),
+        "f1": {**f1, "n": len(yes)},
+        "yes_share": of(yes, np.ones_like(yes)),
+    }
+
+
+def _f1(said: np.ndarray, there: np.ndarray) -> float:
+    asked = float(said.sum() + there.sum())
+    return 2 * float((said * there).sum()) / asked if asked else math.nan
 
 
 def mean_row(values: Sequence[float]) -> Row:
@@ -85,9 +121,32 @@ def bootstrap(
     return {"value": value, "n": n, "low": float(low), "high": float(high)}
 
 
-def difference(a: Sequence[float], b: Sequence[float], groups: Sequence[Hashable] | None = None, seed: int = 0) -> Row:
-    """Mean of a less mean of b, of answers to the same questions in the same order, with a bootstrap interval."""
-    return bootstrap(lambda x, y: float(x.mean() - y.mean()), a, b, groups=groups, seed=seed)
+def difference(a: Sequence[float], b: Sequence[float], groups: Sequence[Hashable] | None = None) -> Row:
+    """Mean of a less mean of b, of answers to the same questions in the same order, each 0-1.
+
+    The interval is Agresti and Min's (2005) for matched pairs: half a pair is added to each of the four kinds, so that
+    answers which never differ still say only so much. `groups` as in `share`.
+
+    Raises:
+        ValueError: columns of different lengths.
+    """
+    if len(a) != len(b) or (groups is not None and len(groups) != len(a)):
+        raise ValueError(f"columns: lengths {[len(a), len(b)]}; accepted are columns of one length")
+    n = len(a)
+    if n == 0:
+        return {"value": 0.0, "n": 0, "low": -1.0, "high": 1.0}
+    less = np.asarray(a, float) - np.asarray(b, float)
+    value, square = float(less.mean()), float((less**2).mean())
+    counted = n if groups is None else _effective(less, groups)
+    more = counted + 2
+    middle, spread = value * counted / more, (square * counted + 1) / more
+    half = Z * math.sqrt(max(0.0, spread - middle**2) / more)
+    return {
+        "value": value,
+        "n": n,
+        "low": max(-1.0, min(middle - half, value)),
+        "high": min(1.0, max(middle + half, value)),
+    }
 
 
 def worst(rows: Sequence[Row]) -> Row:
@@ -102,13 +161,14 @@ def _members(groups: Sequence[Hashable]) -> dict[Hashable, np.ndarray]:
     return {group: np.array(rows) for group, rows in found.items()}
 
 
-def _effective(hits: np.ndarray, groups: Sequence[Hashable]) -> float:
+def _effective(values: np.ndarray, groups: Sequence[Hashable]) -> float:
     """How many independent answers spread as much: n over the design effect, never more than n."""
-    n, p = len(hits), float(hits.mean())
+    n, mean = len(values), float(values.mean())
     members = _members(groups)
     k = len(members)
-    if k < 2 or p in (0.0, 1.0):
-        return float(n)
-    residuals = sum(float((hits[rows] - p).sum()) ** 2 for rows in members.values())
+    if k == 1:
+        return 1.0
+    each = float(((values - mean) ** 2).mean())
+    residuals = sum(float((values[rows] - mean).sum()) ** 2 for rows in members.values())
     variance = k / (k - 1) * residuals / n**2
-    return float(n) if variance <= 0 else min(float(n), max(1.0, p * (1 - p) / variance))
+    return float(n) if each == 0 or variance <= 0 else min(float(n), max(1.0, each / variance))

@@ -8,9 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 # Words to which VQAv2's evaluation gives back an apostrophe that is missing; its odd ones are apart.
 _WITH_APOSTROPHES = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -85,24 +82,3 @@ def pope_says_yes(text: str) -> bool:
     """POPE's reading of an answer: no, if the first sentence has the word No, no or not; else yes."""
     words = text.split(".")[0].replace(",", "").split()
     return not {"No", "no", "not"} & set(words)
-
-
-def pope_scores(said: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, float]:
-    """POPE's accuracy, precision, recall, F1 and share of yes, 0-1; yes is the positive class.
-
-    Args:
-        said, truth: booleans, one a question: whether yes is said, and is right.
-    A precision or recall of nothing is 0.
-    """
-    said, truth = np.asarray(said, bool), np.asarray(truth, bool)
-    if said.shape != truth.shape or said.ndim != 1 or not len(said):
-        raise ValueError(f"said, truth: {said.size} and {truth.size} answers; accepted are as many, at least one")
-    hit, yes, real = int((said & truth).sum()), int(said.sum()), int(truth.sum())
-    precision, recall = hit / yes if yes else 0.0, hit / real if real else 0.0
-    return {
-        "accuracy": float((said == truth).mean()),
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        "yes_share": yes / len(said),
-    }

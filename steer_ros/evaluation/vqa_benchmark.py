@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..models import Perceiver, Reasoner
 from ..models.perceiver import VisualFeatures
 from ..regions.mask import Mask, box_weights
 from .benchmarks import POPE_SPLITS, Benchmark, BenchmarkError, Item, load_benchmark
 from .options import Options
 from .settings import UNSTEERED, Setting
-from .stats import Row, bootstrap, difference, mean_row, share
-from .vqa_answers import gqa_correct, pope_says_yes, pope_scores, vqa_accuracy
+from .stats import Row, difference, share, yes_no
+from .vqa_answers import gqa_correct, pope_says_yes, vqa_accuracy
 from .vqa_data import read_image
 
 PERCEPTION, REASONING = "builtin:vqa-vl", "builtin:vqa-r1"
@@ -114,27 +112,18 @@ def rows(benchmark: Benchmark, said: dict[str, Sequence[str]], found: Sequence[b
     for index, item in enumerate(items):
         groups[item.group].append(index)
     for end, values in scores.items():
-        counts = benchmark.kind == "vqav2"  # a score between 0 and 1; the others are right or wrong
-        made[f"accuracy{end}"] = mean_row(values) if counts else share([v == 1 for v in values], images)
+        by_answer = benchmark.kind == "vqav2"  # its groups are kinds of answer, the others' are sets of questions
+        made[f"accuracy{end}"] = share(values, images)
         for group, where in groups.items() if len(groups) > 1 else ():
-            part = [values[i] for i in where]
-            key = f"accuracy_{group}{end}" if counts else f"{group}_accuracy{end}"
-            made[key] = mean_row(part) if counts else share([v == 1 for v in part], [images[i] for i in where])
+            key = f"accuracy_{group}{end}" if by_answer else f"{group}_accuracy{end}"
+            made[key] = share([values[i] for i in where], [images[i] for i in where])
         if benchmark.kind == "pope":
-            made |= _pope_rows(items, said[end], images, end)
+            said_yes = [pope_says_yes(text) for text in said[end]]
+            measured = yes_no(said_yes, [item.answers[0] == "yes" for item in items], images)
+            made |= {f"{name}{end}": row for name, row in measured.items()}
     made["gain"] = difference(scores[""], scores["_unsteered"], images)
     made["with_region"] = share(found)
     return made
-
-
-def _pope_rows(items: Sequence[Item], said: Sequence[str], images: Sequence[str], end: str) -> dict[str, Row]:
-    yes = np.array([pope_says_yes(text) for text in said], float)
-    truth = np.array([item.answers[0] == "yes" for item in items], float)
-    names = ("precision", "recall", "f1", "yes_share")
-    return {
-        f"{name}{end}": bootstrap(lambda s, t, name=name: pope_scores(s, t)[name], yes, truth, groups=images)
-        for name in names
-    }
 
 
 def run(options: Options) -> dict[str, Row]:
