@@ -203,6 +203,19 @@ def test_missing_files_are_named(vqav2):
         load_benchmark(vqav2)
 
 
+def test_files_of_questions_without_published_answers_are_passed_over(vqav2, gqa):
+    test = {"data_subtype": "test2015", "questions": [{"image_id": 1, "question": "What?", "question_id": 10}]}
+    write(vqav2 / "v2_OpenEnded_mscoco_test2015_questions.json", test)
+    write(gqa / "test_all_questions.json", {"201640614": {"question": "Who?", "imageId": "n1", "isBalanced": True}})
+    assert len(load_benchmark(vqav2, "vqav2").items) == len(load_benchmark(gqa, "gqa").items) == 2
+    (vqav2 / "v2_OpenEnded_mscoco_val2014_questions.json").unlink()
+    with pytest.raises(BenchmarkError, match=r"no question of v2_OpenEnded_mscoco_test2015_questions\.json has its"):
+        load_benchmark(vqav2, "vqav2")
+    (gqa / "val_balanced_questions.json").unlink()
+    with pytest.raises(BenchmarkError, match=r"no question of test_all_questions\.json has its answer here"):
+        load_benchmark(gqa, "gqa")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [

@@ -6,14 +6,15 @@
 | gqa | questions, e.g. ``testdev_balanced_questions.json``; scene graphs if there are any, e.g. ``val_sceneGraphs.json`` | ``imageId`` of a question; ``objects`` of a scene |
 | pope | one or several, e.g. ``coco_pope_adversarial.json`` | lines of JSON with ``image``, ``text``, ``label`` |
 
-Files may lie anywhere in the folder, images too; they are found by name.
+Files may lie anywhere in the folder, images too; they are found by name. A file of questions none of which has its
+answer published, such as a test split's, is passed over while others have theirs.
 """  # noqa: E501
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def _of(files: Mapping[Path, object], kind: str) -> list[tuple[Path, object]]:
     return [(path, content) for path, content in files.items() if _kind_of(content) == kind]
 
 
+def _answered(
+    folder: Path, asked: list[tuple[Path, object]], answered: Callable[[object], list]
+) -> list[tuple[Path, object]]:
+    """The files with answered questions; BenchmarkError if there is none."""
+    kept = [(path, content) for path, content in asked if answered(content)]
+    if not kept:
+        names = ", ".join(path.name for path, _ in asked)
+        raise BenchmarkError(f"{folder}: no question of {names} has its answer here")
+    return kept
+
+
+def _object(entry: object) -> Mapping:
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _number_of(entry: object) -> int | None:
+    number = _object(entry).get("question_id")
+    return number if isinstance(number, int) else None
+
+
 def _fields(entry: object, path: Path, where: str, **kinds: type | tuple[type, ...]) -> list:
     """The named fields of an entry, of the types given. BenchmarkError names the file and the place in it."""
     if not isinstance(entry, Mapping):
@@ -177,6 +198,8 @@ def _vqav2(folder: Path, files, images: Mapping[str, Path], limit: int | None) -
             if not texts:
                 raise BenchmarkError(f"{path}: {where}: no answers")
             answers[number] = tuple(texts), str(entry.get("answer_type", ""))
+    numbers = answers.keys()
+    asked = _answered(folder, asked, lambda content: [e for e in content["questions"] if _number_of(e) in numbers])
     for path, content in asked:
         subtype = str(content.get("data_subtype", "")) or "val2014"
         for i, entry in enumerate(content["questions"][:limit]):
@@ -197,6 +220,7 @@ def _gqa(folder: Path, files, images: Mapping[str, Path], limit: int | None) -> 
     asked = _of(files, "gqa questions")
     if not asked:
         raise BenchmarkError(f"{folder}: GQA scene graphs, but no file of questions")
+    asked = _answered(folder, asked, lambda content: [e for e in content.values() if "answer" in _object(e)])
     for path, content in asked:
         for number, entry in list(content.items())[:limit]:
             where = f"question {number}"
