@@ -186,6 +186,36 @@ def test_masks_that_are_of_no_use_are_told(off):
     assert told_again == (None if off > 0 else 10 * SECOND)
 
 
+def test_another_node_that_falls_silent_is_missed_at_every_frame():
+    place = Rendezvous(max_age=SECOND)
+
+    def meet(stamp):
+        place.put_tokens(stamp, "tokens", expects_masks=False)
+        return place.take(0)
+
+    assert meet(SECOND) == Meeting(SECOND, "tokens", None)
+    place.put_masks(SECOND, "masks")
+    assert meet(2 * SECOND).masks == "masks"
+    assert [meet(stamp * SECOND).missed for stamp in (3, 4, 90)] == [2 * SECOND, 3 * SECOND, 89 * SECOND]
+    place.put_masks(90 * SECOND, "masks")  # it is back
+    assert meet(90 * SECOND + 5).masks == "masks"
+    assert meet(92 * SECOND).missed == 2 * SECOND
+    place.reset(0)  # the clock went back: nothing is known of it here
+    assert meet(1) == Meeting(1, "tokens", None)
+
+
+def test_masks_of_frames_that_were_lost_are_no_other_nodes():
+    place = Rendezvous(wait=0.0, max_age=SECOND)
+    place.put_tokens(1, "tokens", expects_masks=True)
+    place.put_masks(1, "masks")
+    place.take(0)
+    place.put_masks(2, "masks of a frame whose tokens never come")
+    for stamp in (3 * SECOND, 4 * SECOND, 5 * SECOND):  # perception is told to look for nothing
+        place.put_tokens(stamp, "tokens", expects_masks=False)
+        missed = place.take(0).missed
+    assert missed is None
+
+
 def test_a_bag_that_begins_anew_may_get_masks_from_another_node():
     place = Rendezvous(max_age=SECOND)
     for stamp in (1, 2):
