@@ -210,6 +210,33 @@ def test_unreachable_hub_is_one_line(offline, monkeypatch):
     assert "no route to host" in refused(resolve, "Qwen/Qwen2-VL-2B-Instruct")
 
 
+def test_a_cache_that_lacks_a_file_is_filled_up(monkeypatch, tmp_path):
+    """As another program leaves it that wanted the model for text alone."""
+    import shutil
+
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    cached = tmp_path / "snapshot"
+    shutil.copytree(loading.BUILTIN_ROOT / "lab-vl", cached)
+    settings = cached / "preprocessor_config.json"
+    whole = settings.read_bytes()
+    settings.unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    asked = []
+
+    def download(name, local_files_only=False, **kwargs):
+        asked.append(local_files_only)
+        if not local_files_only:
+            settings.write_bytes(whole)
+        return str(cached)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert resolve("some/model") == cached and settings.is_file() and asked == [True, False]
+    assert resolve("some/model") == cached and asked == [True, False, True]
+
+
 def test_only_harmless_files_are_fetched():
     assert not any(pattern.endswith(("bin", "pt", "py", "*")) for pattern in loading._FETCH)
 

@@ -12,6 +12,7 @@ import torch
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_ROOT = Path(__file__).resolve().parent / "builtin"
+PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # What is ever fetched from the hub. Pickled weights and Python files are not on the list.
@@ -106,6 +107,9 @@ def _problem(folder: Path) -> str | None:
         return f"no config.json in {folder}"
     if not (folder / "tokenizer.json").is_file():
         return f"no tokenizer.json in {folder}"
+    sees = "vision_config" in read_json(folder / "config.json")
+    if sees and not any((folder / file).is_file() for file in PREPROCESSOR_FILES):
+        return f"no {PREPROCESSOR_FILES[0]} in {folder}"
     if (folder / "model.safetensors").is_file():
         return None
     index = folder / "model.safetensors.index.json"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..regions.grid import PatchGrid
-from .loading import ModelLoadError, read_json
+from .loading import PREPROCESSOR_FILES, ModelLoadError, read_json
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -35,7 +35,7 @@ class FramePreprocessor:
     @classmethod
     def from_folder(cls, folder: Path, min_pixels: int | None = None, max_pixels: int | None = None):
         """Settings of a model folder; either pixel bound may be overridden. ModelLoadError if broken."""
-        for file, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+        for file, key in zip(PREPROCESSOR_FILES, (None, "image_processor"), strict=True):
             if (folder / file).is_file():
                 config = read_json(folder / file)
                 config = config.get(key) or {} if key else config
