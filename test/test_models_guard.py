@@ -1,12 +1,19 @@
 """Over-steered answers are begun anew with less strength, within one turn; doubtful regions and focus are reported."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
-from tiny_models import frame, left_mask, perceiver, reasoner
+import torch
+from tiny_models import frame, left_mask, perceiver, reasoner, script
 
+from steer_ros.lab.render import render
+from steer_ros.lab.scene import make_scene
 from steer_ros.models.decode import GreedyDecoder
-from steer_ros.models.perceiver import VisualFeatures
+from steer_ros.models.perceiver import Perceiver, VisualFeatures
 from steer_ros.steering.guard import Guard
+from steer_ros.steering.region_checks import BARE, content
 
 PROMPT = "Pick up one object."
 GOOD = "I look at it.\n</think>\n\nPick up the red beaker."
@@ -137,6 +144,16 @@ def test_control_tokens_within_an_answer_are_malformed(thinker, features, mask, 
     assert turn.rollbacks == 1 and "control tokens" in turn.warnings[0]
 
 
+def test_a_thought_that_was_closed_for_the_model_may_be_closed_by_it_too(thinker, features, mask, answers):
+    """The budget closes the thought; the model's own end of it is then no control token astray."""
+    forced = thinker.tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
+    said = thinker.tokenizer("I</think>Pick up the red beaker.", add_special_tokens=False)["input_ids"]
+    answers([said[0], *forced, *said[1:]])
+    turn = thinker.generate(PROMPT, features, mask, max_thought_tokens=1)
+    assert (turn.action, turn.rollbacks, turn.cut_reason) == ("Pick up the red beaker.", 0, "thought_tokens")
+    assert not any(text.startswith("rolled back") for text in turn.warnings)
+
+
 def test_text_that_loses_its_attention_is_noticed(thinker, features, mask, answers):
     answers(GOOD, GOOD, GOOD)
     turn = thinker.generate(PROMPT, features, mask, alpha=40, law="additive")
@@ -144,6 +161,14 @@ def test_text_that_loses_its_attention_is_noticed(thinker, features, mask, answe
     answers(GOOD)
     unmeasured = thinker.generate(PROMPT, features, mask, alpha=40, law="additive", measure_focus=False)
     assert unmeasured.rollbacks == 0
+
+
+def test_a_collapse_late_in_the_answer_is_noticed(thinker, features, mask, answers):
+    """Many rows before it kept their attention: what counts are the rows since the last look."""
+    answers(*[GOOD + " Then put it on the blue dish at the left." * 3] * 3)
+    late = "prompt=0.01;think=0.01;act=1"
+    turn = thinker.generate(PROMPT, features, mask, alpha=50, law="additive", schedule=late)
+    assert turn.rollbacks >= 1 and "visual share collapsed: the text" in turn.warnings[0]
 
 
 def test_the_conserving_law_never_collapses(thinker, features, mask, answers):
@@ -253,12 +278,23 @@ def test_a_region_that_moves_a_little_is_carried_along(thinker, features, mask, 
     assert (turn.rollbacks, turn.mask_updates) == (0, 1)
 
 
+def test_a_region_that_appears_and_then_moves_is_followed(thinker, features, mask, answers):
+    answers(GOOD, GOOD)
+    polls = iter([None, mask, None, None, mirrored(mask)])
+    turn = thinker.generate(PROMPT, features, update_mask=lambda: next(polls, None))
+    assert (turn.rollbacks, turn.mask_updates) == (1, 2) and not warned(turn, "region moved on")
+
+
 def test_a_region_that_never_rests_is_followed_three_times(thinker, features, mask, answers):
     begun = answers(GOOD, GOOD, GOOD, GOOD)
     flip = [mirrored(mask), mask]
     count = iter(range(10_000))
     turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: flip[next(count) % 2])
     assert len(begun) == 4 and turn.rollbacks == 3 and turn.action == "Pick up the red beaker."
+    polls = iter([mask, mirrored(mask)] * 4)
+    answers(GOOD, GOOD, GOOD, GOOD)
+    turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: next(polls, None))
+    assert turn.rollbacks == 3 and warned(turn, "region moved on")  # it rests where this answer does not look
 
 
 @pytest.mark.parametrize("settings", [{"guard": False}, {"guard": Guard(follow_moves=False)}, {"alpha": 0}])
@@ -266,7 +302,7 @@ def test_moves_are_not_followed_when_not_asked_for(thinker, features, mask, answ
     answers(GOOD)
     polls = iter([None, None, mirrored(mask)])
     turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: next(polls, None), **settings)
-    assert (turn.rollbacks, turn.mask_updates) == (0, 1)
+    assert (turn.rollbacks, turn.mask_updates) == (0, 1) and not warned(turn, "region moved on")
 
 
 # Regions and focus.
@@ -295,6 +331,40 @@ def test_a_gate_that_never_opens_is_reported(thinker, features, mask, answers):
     answers(GOOD)
     turn = thinker.generate(PROMPT, features, mask, gate="phases=act", max_new_tokens=3)
     assert warned(turn, "focus never reached")[0].endswith(turn.unsteered_why)
+
+
+def test_a_model_that_is_sure_needs_no_focus(thinker, features, mask, monkeypatch):
+    script(monkeypatch, thinker.tokenizer, GOOD, probability=0.99)
+    turn = thinker.generate(PROMPT, features, mask, schedule="prompt=0;sure=0.9")
+    assert not turn.steered and "sure of every token" in turn.unsteered_why
+    assert not warned(turn, "focus never reached")
+
+
+def test_lab_vls_bare_bench_is_told_from_its_objects():
+    """Squares of one to five tokens, wherever no object lies, against the objects' own boxes."""
+    eyes = Perceiver.from_pretrained("builtin:lab-vl")
+    judged = {"bare": [], "object": []}
+    for seed in range(250_000, 250_004):
+        shown = render(make_scene(seed))
+        seen = eyes.encode(shown.image)
+        shape = (seen.grid.token_rows, seen.grid.token_cols)
+        tokens = seen.tokens.reshape(*shape, -1)
+        taken = torch.zeros(shape, dtype=torch.bool)
+        for thing in shown.objects:
+            x0, y0, x1, y1 = (side / 28 for side in thing.box)
+            inside = torch.zeros(shape, dtype=torch.bool)
+            inside[int(y0) : math.ceil(y1), int(x0) : math.ceil(x1)] = True
+            if thing.visibility > 0.5:
+                judged["object"].append(content(tokens, inside))
+            taken[max(0, int(y0) - 1) : math.ceil(y1) + 1, max(0, int(x0) - 1) : math.ceil(x1) + 1] = True
+        for size in range(1, 6):
+            for y, x in itertools.product(range(0, shape[0] - size + 1, size), range(0, shape[1] - size + 1, size)):
+                inside = torch.zeros(shape, dtype=torch.bool)
+                inside[y : y + size, x : x + size] = True
+                if not (inside & taken).any():
+                    judged["bare"].append(content(tokens, inside))
+    assert len(judged["bare"]) > 100 and min(judged["object"]) > 0.75
+    assert sum(value >= BARE for value in judged["bare"]) <= 0.03 * len(judged["bare"])
 
 
 def test_a_bare_region_is_reported(thinker, features, mask, answers):

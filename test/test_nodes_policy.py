@@ -75,13 +75,34 @@ def test_an_action_whose_region_is_missing_is_told_and_by_policy_held_back(bench
     assert "held back" in answer.warnings[0]
     loop.reasoner.action = "No."
     assert loop.send().text == "No."  # which is true, and moves nothing
+    loop.reasoner.action = "There is no green square."
+    assert loop.send().text == "There is no green square."
+    loop.reasoner.action = "There is no green square. Pick up the blue one."
+    assert loop.send().text == ""
     loop.reasoner.action = "No, pick up the blue one."
     assert loop.send().text == ""
     loop.reasoner.action = None
     loop.perception.parameters["look_for"] = ""
     assert loop.send().text == "Pick up the blue one."  # nobody said where to look
-    bench.wait(lambda: len(loop.texts) == 3, "the actions")
-    assert report(loop, loop.reasoning)[1]["region_missing"] == "4"
+    bench.wait(lambda: len(loop.texts) == 4, "the actions")
+    assert report(loop, loop.reasoning)[1]["region_missing"] == "6"
+
+
+def test_a_box_where_there_is_no_frame_is_a_missing_region(bench):
+    loop = Loop(bench, True, reasoning={"policy": "hold"})
+    loop.perception._lookout.set_roi((500.0, 500.0, 510.0, 510.0))
+    for _ in range(2):
+        answer = loop.send()
+        assert (answer.text, answer.cut_reason) == ("", ActionText.CUT_REGION_MISSING)
+    loop.perception._lookout.set_roi((4.0, 4.0, 32.0, 32.0))
+    assert loop.send().text
+
+
+def test_the_policy_judges_by_the_strength_that_the_turn_had(bench):
+    loop = Loop(bench, True, perception=LABEL, reasoning={"policy": "hold"})
+    loop.reasoner.action = "Pick up the blue one."
+    loop.reasoner.before_token = lambda: loop.reasoning.parameters.__setitem__("steering.alpha", -8.0)
+    assert loop.send().cut_reason == ActionText.CUT_CONTRADICTION
 
 
 def test_a_negative_strength_turns_away_from_the_region_and_so_does_the_policy(bench):

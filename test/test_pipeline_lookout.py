@@ -138,8 +138,11 @@ def test_a_box_outside_the_frame_is_complained_of_once():
     watch.lookout.set_roi((1000.0, 0.0, 1100.0, 50.0))
     sighting = watch.see(FRAME, 0)
     assert "~/roi" in sighting.complaints["bad_roi"]
-    assert sighting.masks is None
-    assert not watch.see(FRAME, 10).complaints
+    assert sighting.masks == []  # somebody said where to look, and there is nothing there
+    sighting = watch.see(FRAME, 10)
+    assert sighting.masks == [] and not sighting.complaints
+    watch.lookout.set_roi(None)
+    assert watch.see(FRAME, 20).masks is None
 
 
 def test_boxes_are_in_the_pixels_of_the_frame_not_of_its_small_copy():

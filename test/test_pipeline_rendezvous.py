@@ -182,8 +182,7 @@ def test_masks_that_are_of_no_use_are_told(off):
     place.put_tokens(10 * SECOND + off, "tokens", expects_masks=False)
     assert place.take(0) == Meeting(10 * SECOND + off, "tokens", None, missed=off)
     place.put_tokens(20 * SECOND, "tokens", expects_masks=False)
-    told_again = place.take(0).missed
-    assert told_again == (None if off > 0 else 10 * SECOND)
+    assert place.take(0).missed == 10 * SECOND
 
 
 def test_another_node_that_falls_silent_is_missed_at_every_frame():
@@ -200,8 +199,22 @@ def test_another_node_that_falls_silent_is_missed_at_every_frame():
     place.put_masks(90 * SECOND, "masks")  # it is back
     assert meet(90 * SECOND + 5).masks == "masks"
     assert meet(92 * SECOND).missed == 2 * SECOND
-    place.reset(0)  # the clock went back: nothing is known of it here
-    assert meet(1) == Meeting(1, "tokens", None)
+    place.reset(0)  # a bag begins anew: the node may give its masks again, and until then is missed
+    assert meet(1) == Meeting(1, "tokens", None, missed=1 - 90 * SECOND)
+    place.put_masks(1, "masks")
+    assert meet(2).masks == "masks"
+
+
+def test_masks_before_the_first_frame_are_another_nodes_unless_that_has_its_own():
+    for own in (True, False):
+        place = Rendezvous(wait=0.0, max_age=SECOND)
+        place.put_masks(1, "masks")
+        place.put_tokens(2, "tokens", expects_masks=own)
+        place.take(0)
+        for stamp in (8 * SECOND, 9 * SECOND):
+            place.put_tokens(stamp, "tokens", expects_masks=False)
+            missed = place.take(0).missed
+        assert missed == (None if own else 9 * SECOND - 1)
 
 
 def test_masks_of_frames_that_were_lost_are_no_other_nodes():

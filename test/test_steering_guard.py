@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steer_ros.steering import make_law
 from steer_ros.steering.guard import Guard, as_guard, moved
-from steer_ros.steering.region_checks import focus_warning, region_warning, spread
+from steer_ros.steering.region_checks import content, focus_warning, region_warning
 
 ADDITIVE = make_law("additive", 4.0)
 
@@ -63,6 +63,7 @@ def test_a_unit_longer_than_the_longest_is_none():
         ("Pick up the red red beaker.", "'red' twice"),
         ("There green vial green vial at the left.", "'green vial' twice"),
         ("Pick up the The beaker.", "'the' twice"),
+        ("Pick up up and and the beaker.", "'and' twice"),
     ],
 )
 def test_malformed(action, says):
@@ -73,7 +74,9 @@ def test_malformed(action, says):
 @pytest.mark.parametrize(
     "action",
     ["Pick up the red beaker.", "It is 10 10 cm away.", "That that is, is.", "A very very small one.", "Yes.",
-     "試験管", "The redder red beaker.", "(left) arm", "- one\n- two"],
+     "試験管", "The redder red beaker.", "(left) arm", "- one\n- two", "Move it step by step by step to the left.",
+     "Turn it round and round and round.", "Turn it in in ten seconds.", "Give her her cup.",
+     "red beaker\nred beaker"],
 )  # fmt: skip
 def test_well_formed(action):
     assert Guard().malformed("", action) == ""
@@ -151,20 +154,36 @@ def inside(rows, cols):
     return mask
 
 
-def test_spread_tells_a_thing_from_the_ground():
+def test_content_tells_a_thing_from_the_ground():
     tokens = picture()
-    assert spread(tokens, inside(slice(2, 5), slice(2, 5))) > 1
-    assert spread(tokens, inside(slice(7, 10), slice(7, 10))) < 0.5
-    # One token has no spread of its own: its neighbours tell.
-    assert spread(tokens, inside(3, 3)) > 1
-    assert spread(tokens, inside(8, 8)) < 0.5
-    assert spread(tokens, inside(0, 11)) < 0.5  # in a corner
-    assert spread(tokens, torch.ones(12, 12, dtype=torch.bool)) == pytest.approx(1)
+    assert content(tokens, inside(slice(2, 5), slice(2, 5))) > 1
+    assert content(tokens, inside(slice(7, 10), slice(7, 10))) < 0.5
+    assert content(tokens, inside(3, 3)) > 1  # within it, too
+    assert content(tokens, inside(8, 8)) < 0.5
+    assert content(tokens, inside(0, 11)) < 0.5  # in a corner
+    assert content(tokens, torch.ones(12, 12, dtype=torch.bool)) == pytest.approx(1)
+
+
+def test_a_token_that_knows_its_place_is_not_content():
+    """lab-vl's tokens say their row and column: a wide region on the bare bench differs much within itself."""
+    generator = torch.Generator().manual_seed(1)
+    rows, cols = 20 * torch.randn(12, 1, 16, generator=generator), 20 * torch.randn(1, 12, 16, generator=generator)
+    tokens = picture(contrast=30.0) + rows + cols
+    assert content(tokens, inside(slice(6, 12), slice(0, 12))) < 0.2
+    assert content(tokens, inside(slice(2, 5), slice(2, 5))) > 2
+
+
+def test_a_small_grid_has_its_middle_token_for_ground():
+    tokens = torch.zeros(2, 6, 4) + 1
+    tokens[1, 5] = 9.0
+    where = torch.zeros(2, 6, dtype=torch.bool)
+    where[1, 5] = True
+    assert content(tokens, where) > 2 and content(tokens, ~where) == 0
 
 
 def test_an_even_frame_has_nothing_anywhere():
-    assert spread(torch.full((12, 12, 16), 3.0), inside(3, 3)) == 0
-    assert spread(torch.zeros(12, 12, 16), inside(slice(2, 5), slice(2, 5))) == 0
+    assert content(torch.full((12, 12, 16), 3.0), inside(3, 3)) == 0
+    assert content(torch.zeros(12, 12, 16), inside(slice(2, 5), slice(2, 5))) == 0
 
 
 def test_places_that_are_no_good():

@@ -25,7 +25,8 @@ class Steering:
     force. scale: the part of the strength that the guard leaves. guard: None for none. judged: whether an
     over-steered answer ends the attempt; follows_moves: whether a region that moves does. spell: token ids → text.
     least: the smallest factor that a steered pass had; since_watched: steered passes since V's share was measured;
-    unseen: whether it was, and not looked at yet; filled as the answer is written.
+    unseen: whether it was, and not looked at yet; sure: passes left plain because the model was sure; moved_on:
+    whether the region moved where that is not followed; filled as the answer is written.
     """
 
     attachment: object
@@ -42,6 +43,8 @@ class Steering:
     least: float = math.inf
     since_watched: int | None = None  # None: not yet
     unseen: bool = False
+    sure: int = 0
+    moved_on: bool = False
 
 
 class Attempt:
@@ -60,6 +63,7 @@ class Attempt:
     ) -> None:
         self._decoder = GreedyDecoder(model)
         self._writer, self._steering, self._stop, self._refresh = writer, steering, stop, refresh
+        self._began: FieldSnapshot | None = None
 
     def write(self, embeds: torch.Tensor) -> str:
         """Prefill the context's embeddings [1, length, hidden] and decode until the writer has had enough.
@@ -70,7 +74,7 @@ class Attempt:
         writer, turn = self._writer, self._writer.turn
         clock = time.perf_counter()
         self._refresh()
-        began = None if self._steering is None else self._steering.field.snapshot()
+        self._began = None if self._steering is None else self._steering.field.snapshot()
         token, steered = self._read(embeds)
         turn.timings["prefill"] = (time.perf_counter() - clock) * 1e3
         clock = time.perf_counter()
@@ -81,7 +85,7 @@ class Attempt:
             if reason or writer.done or writer.asked_to_stop(self._stop):
                 break
             self._refresh()
-            if began is not None and self._moved(began):
+            if self._moved():
                 reason = MOVED
                 break
             token, steered = self._follow(taken)
@@ -110,6 +114,7 @@ class Attempt:
         forward()
         token, logprob = decoder.best()
         if schedule.sure is not None and math.exp(logprob) >= schedule.sure:
+            self._steering.sure += 1
             return token, False
         plain = decoder.logits
         decoder.retract()
@@ -160,11 +165,19 @@ class Attempt:
         moves = bool(snapshot.low) and law.steers and law.moves(snapshot.low[-1], snapshot.high[-1])
         return moves and self._writer.phase in steering.phases
 
-    def _moved(self, began: FieldSnapshot) -> bool:
-        """Whether the region is another than the one that this answer began with."""
-        now = self._steering.field.snapshot()
-        watched = self._steering.follows_moves and self._steering.law.steers and now.version != began.version
-        return watched and moved(began.weights, now.weights)
+    def _moved(self) -> bool:
+        """Whether the answer must follow a region that is another than the first that it had."""
+        steering, began = self._steering, self._began
+        if steering is None or not steering.law.steers:
+            return False
+        now = steering.field.snapshot()
+        if now.version == began.version:
+            return False
+        if began.high[-1:] <= (0,):  # it had none yet
+            self._began = now
+            return False
+        steering.moved_on = moved(began.weights, now.weights)
+        return steering.moved_on and steering.follows_moves
 
     def _judge(self) -> str:
         """Why the answer so far is over-steered, "" if it is not."""
@@ -178,11 +191,6 @@ class Attempt:
             reason = guard.malformed("", "", writer.strays) if writer.strays else guard.loop(ids, steering.spell)
         if not reason and steering.unseen:
             steering.unseen = False
-            reason = guard.collapsed(steering.law, *visual_shares(steering.report))
+            shares = steering.report.since_asked()  # V's: the first region that the report measures
+            reason = "" if shares is None else guard.collapsed(steering.law, *shares)
         return reason
-
-
-def visual_shares(report: SteeringReport) -> tuple[float | None, float | None]:
-    """V's mean share of a row's attention, without and with the law; the first region that the report measures."""
-    watched = report.watched
-    return (None, None) if watched is None else (watched[0][1], watched[1][1])

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Each line is one meaning; two words of one table on different lines exclude one another. A word that may stand for
-# several of them (a cup for a beaker, a bottle for a flask) is in none.
+# several of them (a cup for a beaker, a bottle for a flask, teal for green, blue or cyan) is in none.
 COLOURS = (
     "red crimson scarlet ruby",
     "green lime emerald",
-    "blue navy azure",
+    "blue navy",
     "yellow golden",
     "orange",
     "purple violet mauve",
-    "cyan turquoise teal aqua",
-    "pink magenta rose",
+    "cyan",
+    "pink rose",
     "brown tan",
     "black",
     "white",
@@ -67,6 +67,10 @@ _PREPOSITIONS = _set(
     "against between next for through around"
 )
 _GOALS = _set("at to toward towards for")
+_PLACES = _set("beside near by behind under below above between of")  # what else stands there
+_VERBS = _set("pick take grasp grab lift get fetch bring move push pull hold touch use")
+_ADVERBS = _set("up down over back out now then please slowly carefully just closer straight")
+_OWN = _set("gripper arm hand effector robot claw tool")  # what a robot moves to an object
 _BREAKS = _set("and or but then so while which who")
 
 
@@ -93,24 +97,47 @@ def contradiction(action: str, labels: Sequence[str]) -> str:
 
     The action's object is the first thing it names ("Pick up the blue dish.", "It is blue."); a label's is what its
     noun phrase says ("the red beaker on the left"). They contradict one another if colour or kind exclude one
-    another. A synonym, a word not in the tables, a pronoun ("Put it on the plate."), a negation, a yes or a no never
-    do, nor does an action that names a region's object anywhere.
+    another. A synonym, a word not in the tables, a pronoun ("Put it on the plate."), a negation, a tool ("Use the fork
+    to …"), a yes or a no never do, nor does an action that names a region's object, unless that only says where its
+    own is ("the blue dish next to the red beaker").
 
     Args:
-        labels: of the regions that the look was drawn to; empty ones say nothing.
+        labels: of the regions that the look was drawn to. A region without a known word may be what the action is
+            about, whatever it says.
     """
     wanted = [mentions[0] for label in labels if (mentions := _mentions(_words(label), bare=True))]
-    if not wanted or len(wanted) < sum(bool(label.strip()) for label in labels):
-        return ""  # no region is known by its words, or one is not: the action may be about that one
-    words = _words(action)
-    found = _mentions(words, bare=False)
-    if any(mention.agrees(want) for mention in found for want in wanted):
+    if not wanted or len(wanted) < len(labels):
         return ""
-    named = next((mention for mention in found if _is_object(words, mention)), None)
+    clauses = [(words, _mentions(words, bare=_is_noun_phrase(words))) for words in _clauses(action)]
+    for words, found in clauses:
+        if any(m.agrees(want) and not _is_place(words, m) for m in found for want in wanted):
+            return ""
+    objects = ((words, m) for words, found in clauses for m in found if _is_object(words, m))
+    words, named = next(objects, ([], None))
     if named is None or not all(named.excludes(want) for want in wanted):
         return ""
     said = " ".join(words[named.first : named.last + 1])
     return f"contradiction: the action is about {said!r}, the region is {' or '.join(map(repr, labels))}"
+
+
+def _clauses(text: str) -> list[list[str]]:
+    """The words of each sentence, and of each part after a comma that is no list's next member ("…, the dish")."""
+    made: list[list[str]] = []
+    for sentence in re.split(r"[.!?;:\n]+", text):
+        words: list[str] = []
+        for part in map(_words, sentence.split(",")):
+            if words and part and part[0] not in _DETERMINERS | {"and", "or", "nor"} and not _is_noun_phrase(part):
+                made.append(words)
+                words = []
+            words = words + part
+        if words:
+            made.append(words)
+    return made
+
+
+def _is_noun_phrase(words: list[str]) -> bool:
+    """Whether colours and things are all that these words are: "Blue.", "red beaker"."""
+    return bool(words) and all(word in _COLOUR_OF or word in _THING_OF or word in _ADJECTIVES for word in words)
 
 
 def _mentions(words: list[str], bare: bool) -> list[_Mention]:
@@ -122,14 +149,13 @@ def _mentions(words: list[str], bare: bool) -> list[_Mention]:
             continue
         before = words[index - 1] if index else ""
         if thing is not None:
-            joined = bool(found) and found[-1].last == index - 1 and found[-1].thing is None
-            if joined:  # "red beaker", or "red glass beaker" below
+            if found and found[-1].last == index - 1:  # "red beaker", "table lamp"; "red glass beaker" below
                 start = found.pop()
                 found.append(_Mention(start.first, index, start.colour, thing))
             elif (adjective := _open_colour(words, found, index)) is not None:
                 found.remove(adjective)
                 found.append(_Mention(adjective.first, index, adjective.colour, thing))
-            elif bare or before in _DETERMINERS or _after_determiner(words, index):
+            elif bare or before in _DETERMINERS or _after_determiner(words, index) or _after_verb(words, index):
                 found.append(_Mention(index, index, None, thing))
         elif bare or before in _DETERMINERS | _COPULAS or _after_determiner(words, index) or _leads(words, index):
             found.append(_Mention(index, index, colour, None))
@@ -158,6 +184,12 @@ def _after_determiner(words: list[str], index: int) -> bool:
     return False
 
 
+def _after_verb(words: list[str], index: int) -> bool:
+    """Whether a thing without a determiner is what a verb is said of: "Pick up dish"."""
+    before = [word for word in words[max(0, index - 2) : index] if word not in _ADVERBS]
+    return bool(before) and before[-1] in _VERBS
+
+
 def _leads(words: list[str], index: int) -> bool:
     """Whether a colour without a determiner stands before a thing: "Take red beaker"."""
     return index + 1 < len(words) and words[index + 1] in _THING_OF
@@ -168,12 +200,27 @@ def _is_object(words: list[str], mention: _Mention) -> bool:
     before = words[: mention.first]
     if any(word in _NEGATIONS for word in before):
         return False
-    lead = next((w for w in reversed(before) if w not in _DETERMINERS and w not in _ADJECTIVES), "")
+    lead = _lead(words, mention)
+    if lead in ("use", "using") and "to" in words[mention.last + 1 :]:
+        return False  # a tool
     copula = any(word in _COPULAS for word in before)
     pronoun = any(word in _PRONOUNS - _DETERMINERS for word in before)
     if lead in _PREPOSITIONS:
-        return lead in _GOALS and len(before) <= 4 and not pronoun and not copula  # "Go to the blue dish."
+        said = [word for word in before if word not in _DETERMINERS | _ADJECTIVES | _ADVERBS | _OWN]
+        return lead in _GOALS and len(said) <= 2 and not pronoun and not copula  # "Go to the blue dish."
     return copula or not pronoun
+
+
+def _is_place(words: list[str], mention: _Mention) -> bool:
+    """Whether the mention only says where something else is: "next to the red beaker"."""
+    lead, before = _lead(words, mention), _lead(words, mention, 2)
+    return lead in _PLACES or (lead == "to" and before in ("next", "close"))
+
+
+def _lead(words: list[str], mention: _Mention, back: int = 1) -> str:
+    """The word before a mention's noun phrase, or the one before that."""
+    before = [w for w in words[: mention.first] if w not in _DETERMINERS and w not in _ADJECTIVES]
+    return before[-back] if len(before) >= back else ""
 
 
 def _words(text: str) -> list[str]:
@@ -187,6 +234,8 @@ def _table(lines: tuple[str, ...]) -> dict[str, int]:
 def _plural(word: str) -> str:
     if word.endswith(("s", "sh", "ch", "x")):
         return word + "es"
+    if word.endswith("fe"):
+        return word[:-2] + "ves"
     return word[:-1] + "ies" if word.endswith("y") else word + "s"
 
 

@@ -7,18 +7,21 @@ import math
 import torch
 
 from ..steering import Law, SteeringField
-from ..steering.region_checks import EMPTY, focus_warning, region_warning, spread
-from ..steering.report import SteeringReport
+from ..steering.region_checks import EMPTY, content, focus_warning, region_warning
 from .attempt import Steering
 from .context import TOKEN
 from .perceiver import VisualFeatures
 from .turn import Turn
 
+SURE = "the model was sure of every token, by the schedule's sure"
+MOVED_ON = "region moved on"
 
-def settle(turn: Turn, report: SteeringReport, field: SteeringField) -> None:
+
+def settle(turn: Turn, steering: Steering, field: SteeringField) -> None:
     """Whether anything was steered, why not, and the focus."""
+    report = steering.report
     turn.steered = report.attention_calls > 0
-    turn.unsteered_why = report.nothing_to_steer
+    turn.unsteered_why = SURE if steering.sure and report.nothing_to_steer else report.nothing_to_steer
     if field.snapshot().high[-1:] > (0,):  # without a region there is no focus to speak of
         turn.focus_before, turn.focus_after = report.focus_before, report.focus_after
 
@@ -38,7 +41,7 @@ def warnings(
     keys = int((snapshot.weights > 0).sum())
     found = [
         region_warning(
-            _most_spread(turn, field, frames) if turn.bridge == TOKEN else None,
+            _most_content(turn, field, frames) if turn.bridge == TOKEN else None,
             keys,
             field.num_keys,
             focus and focus[0],
@@ -50,18 +53,20 @@ def warnings(
             snapshot.high[-1] / 127,
             focus,
             visual,
-            turn.unsteered_why,
+            "" if turn.unsteered_why == SURE else turn.unsteered_why,
         ),
     ]
+    if steering.moved_on and steering.guard.follow_moves:
+        found.append(f"{MOVED_ON}: more often than an answer is begun anew; this one is about where it was")
     return [text for text in found if text]
 
 
-def _most_spread(turn: Turn, field: SteeringField, frames: list[VisualFeatures]) -> float | None:
-    """The `spread` of the region in the frame where it shows most; None if no frame has any of it."""
-    snapshot, spreads = field.snapshot(), []
+def _most_content(turn: Turn, field: SteeringField, frames: list[VisualFeatures]) -> float | None:
+    """The `content` of the region in the frame where it shows most; None if no frame has any of it."""
+    snapshot, found = field.snapshot(), []
     for frame, (start, length) in zip(frames, turn.spans, strict=True):
         shape = (frame.grid.token_rows, frame.grid.token_cols)
         inside = snapshot.weights[start - field.start : start - field.start + length] > 0
         if bool(inside.any()):
-            spreads.append(spread(frame.tokens.reshape(*shape, -1), inside.reshape(shape).to(torch.bool)))
-    return max(spreads, default=None)
+            found.append(content(frame.tokens.reshape(*shape, -1), inside.reshape(shape).to(torch.bool)))
+    return max(found, default=None)

@@ -116,7 +116,7 @@ def _attempt(
     finally:
         attachment.phase, attachment.factor, attachment.watch = "think", 1.0, True
     if not reason:
-        settle(turn, report, field)
+        settle(turn, steering, field)
         if asked.guard is not None:
             turn.warnings += tuple(warnings(turn, steering, field, asked.law, asked.frames))
     return reason

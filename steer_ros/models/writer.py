@@ -56,6 +56,8 @@ class Writer:
             self.phase = ACTING
         elif token == self._layout.think and self.phase == ACTING and len(turn.output_ids) == 1:
             self.phase = THINKING  # the template left it to the model to open the thought
+        elif token == self._layout.think_end and turn.cut_reason == CUT_THOUGHT and not self.texts()[1]:
+            pass  # the model closes a thought that was closed for it
         else:
             if self.phase == THINKING:
                 turn.thought_tokens += 1

@@ -31,6 +31,10 @@ from steer_ros.steering.laws import MARKED
 
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
+# What moves nothing though the region is missing, and may well be true: a bare yes or no, or that there is none.
+HARMLESS = re.compile(
+    r"\W*((yes|no)|(no\W+)?(there (is|are) (no|not)|i (do not|don't|cannot|can't) see)\b[^.!?;,\n]*)\W*", re.IGNORECASE
+)
 
 Masks = tuple[PatchGrid, list[Mask]]
 
@@ -183,7 +187,7 @@ class ReasoningNode(SteerNode):
             seen.fence.wait(seen.features.tokens)
             turn = self._generate(instruction, seen, masks)
             describe(answer, turn)
-            self._judge(answer, masks, missing)
+            self._judge(answer, turn, masks, missing)
         except Exception as error:
             # Whoever waits for this frame's action is told that there is none.
             answer.cut_short, answer.cut_reason = True, ActionText.CUT_ERROR
@@ -236,17 +240,16 @@ class ReasoningNode(SteerNode):
             return None, why
         return masks, "" if any(mask.weights.any() for mask in masks) else "nothing was found where to look"
 
-    def _judge(self, answer: ActionText, masks: list[Mask] | None, missing: str) -> None:
+    def _judge(self, answer: ActionText, turn: Turn, masks: list[Mask] | None, missing: str) -> None:
         """An action about another object than the region's, or without the region that it should be about, gets a
         warning, and by policy is held back."""
         if not answer.text or answer.cut_reason not in HARMLESS_CUTS:
             return  # it is not sent anyway
         if missing:
             reason = f"region missing: {missing}; the action is about whatever the model chose"
-            harmless = re.fullmatch(r"\W*(yes|no)\W*", answer.text, re.IGNORECASE)
-            cut = "" if harmless else ActionText.CUT_REGION_MISSING
+            cut = "" if HARMLESS.fullmatch(answer.text) else ActionText.CUT_REGION_MISSING
         else:
-            turned = self.parameters["steering.law"] not in ("none", *MARKED) and self.parameters["steering.alpha"] < 0
+            turned = turn.law not in ("none", *MARKED) and turn.alpha < 0
             drawn = -1 if turned else 1  # a negative strength turns the look away from positive weights
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
             reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION

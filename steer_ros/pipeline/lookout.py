@@ -41,6 +41,7 @@ class Lookout:
         self._guard = threading.Lock()
         self._text = ""
         self._roi: Box | None = None
+        self._roi_refused = False  # somebody said where to look, and there is nothing there
         self._changed = True
         self._tracker = Tracker()
         self._still: list[Mask] = []
@@ -57,7 +58,7 @@ class Lookout:
     def set_roi(self, box: Box | None) -> None:
         """A region given as a box in frame pixels, from the next frame on; None clears it."""
         with self._guard:
-            self._roi = box
+            self._roi, self._roi_refused = box, False
 
     def reset(self) -> None:
         """Stamps have gone back, or the camera has changed: forget what was followed."""
@@ -102,9 +103,10 @@ class Lookout:
                 complaints["bad_roi"] = f"~/roi: {error}"
                 with self._guard:
                     if self._roi == roi:
-                        self._roi = None
-                roi = None
-        return Sighting(masks if text or roi is not None else None, keyframe, complaints)
+                        self._roi, self._roi_refused = None, True
+        with self._guard:
+            told = bool(text) or roi is not None or self._roi_refused
+        return Sighting(masks if told else None, keyframe, complaints)
 
     @staticmethod
     def _ground(text: str, features: Any, perceiver: Any) -> tuple[list[Mask], str]:

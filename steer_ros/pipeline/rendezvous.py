@@ -67,11 +67,10 @@ class Rendezvous(Generic[Tokens, Masks]):
         self._waiting: _Waiting[Tokens, Masks] | None = None
         self._waiting_since: float | None = None  # when tokens came that somebody waited for the masks of
         self._masks: OrderedDict[int, tuple[Masks, float]] = OrderedDict()  # stamp -> masks, when they came
-        self._given: set[int] = set()  # of those, the ones that are surely another node's
         self._own: OrderedDict[int, None] = OrderedDict()  # frames that have masks of their own
         self._latest: int | None = None  # the frame that came last
-        self._alone = False  # that one expects no masks
-        self._last_given: int | None = None  # the newest frame whose masks, surely another node's, grew too old
+        self._expects = False  # whether that one has masks of its own
+        self._given: int | None = None  # the last frame that another node, surely, gave masks of
         self._dropped = 0
         self._closed = False
 
@@ -104,9 +103,8 @@ class Rendezvous(Generic[Tokens, Masks]):
             self._masks.pop(stamp, None)
             self._masks[stamp] = masks, time.monotonic()
             _trim(self._masks, self._keep)
-            self._given &= self._masks.keys()
-            if self._alone and stamp not in self._own:  # else they may be a lost frame's own
-                self._given.add(stamp)
+            if not self._expects and stamp not in self._own:  # else they may be a lost frame's own
+                self._given = stamp
             self._ready.notify_all()
 
     def put(self, stamp: int, tokens: Tokens, masks: Masks | None) -> None:
@@ -142,8 +140,6 @@ class Rendezvous(Generic[Tokens, Masks]):
         with self._ready:
             for other in [other for other in self._masks if other > stamp]:
                 del self._masks[other]
-            if self._last_given is not None and self._last_given > stamp:
-                self._last_given = None
 
     def close(self) -> None:
         """Drop the tokens that wait and wake whoever waits."""
@@ -162,11 +158,13 @@ class Rendezvous(Generic[Tokens, Masks]):
             if self._waiting.expects:
                 self._masks.pop(self._waiting.stamp, None)
         if expects:
+            if self._latest is None or self._given == stamp:
+                self._given = None  # masks that came before were perception's own
             self._own.pop(stamp, None)
             self._own[stamp] = None
             _trim(self._own, KEEP)
         self._waiting = _Waiting(stamp, tokens, expects, stamp == self._latest, time.monotonic(), masks)
-        self._latest, self._alone = stamp, not expects
+        self._latest, self._expects = stamp, expects
         self._ready.notify_all()
 
     def _meet(self, here: _Waiting[Tokens, Masks]) -> Meeting[Tokens, Masks]:
@@ -183,13 +181,11 @@ class Rendezvous(Generic[Tokens, Masks]):
         fresh = [other for other, age in ages.items() if 0 <= age <= self.max_age]
         for other in [other for other in self._masks if stamp - other > self.max_age]:
             del self._masks[other]  # of no use to any later frame
-            if other in self._given and not here.expects and other in ages:
-                self._last_given = other if self._last_given is None else max(self._last_given, other)
         if fresh:
             best = min(fresh, key=ages.__getitem__)
             return Meeting(stamp, here.tokens, self._masks[best][0], stamp - best, here.expects)
-        if not here.expects and self._last_given is not None:
-            ages.setdefault(self._last_given, stamp - self._last_given)
+        if not here.expects and self._given is not None:
+            ages.setdefault(self._given, stamp - self._given)
         missed = min(ages.values(), key=abs, default=None)
         return Meeting(stamp, here.tokens, None, late=here.expects, missed=missed)
 

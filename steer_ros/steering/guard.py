@@ -19,8 +19,10 @@ MOVED = "the region moved"
 # Words that language itself doubles; any other word or short phrase twice in a row is a stutter.
 _MAY_DOUBLE = frozenset(
     ("that", "had", "is", "so", "very", "no", "yes", "now", "there", "bye", "really", "much", "far")
+    + ("in", "on", "out", "up", "down", "over", "her")
 )
-_STUTTER = re.compile(r"(?i)\b([^\W\d_]+(?:\s+[^\W\d_]+){0,3})\s+\1\b")
+_STUTTER = re.compile(r"(?i)\b([^\W\d_]+(?:[^\S\n]+[^\W\d_]+){0,3})[^\S\n]+\1\b")
+_BY_PAIRS = re.compile(r"(?i)([^\W\d_]+)(?:\s+(?:and|by|after|upon|to|or)\s+\1)+\b")  # "step by step by step"
 _SIGN_FIRST = re.compile(r"^[.,;:!?)\]}]")
 
 
@@ -95,7 +97,8 @@ class Guard:
             return "malformed answer: it ended without an action"
         if _SIGN_FIRST.match(action):
             return f"malformed answer: the action begins with {action[0]!r}"
-        stutter = next((m for m in _STUTTER.finditer(action) if m[1].lower() not in _MAY_DOUBLE), None)
+        words = _BY_PAIRS.sub(r"\1", action)
+        stutter = next((m for m in _STUTTER.finditer(words) if m[1].lower() not in _MAY_DOUBLE), None)
         if stutter is not None:
             return f"malformed answer: {_shown(stutter[1])} twice in a row"
         if self.well_formed is not None and not self.well_formed(thought, action):
@@ -111,7 +114,9 @@ class Guard:
             return ""
         for what, had, kept in (("image", before, after), ("text", 1 - before, 1 - after)):
             if kept < self.collapse * had and had > 0.01:
-                return f"visual share collapsed: the {what} went from {had:.2f} to {kept:.2f} of the attention"
+                return (
+                    f"visual share collapsed: the {what} went from {had:.2f} to {max(0.0, kept):.2f} of the attention"
+                )
         return ""
 
 

@@ -57,6 +57,7 @@ class SteeringReport:
     _sums: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _counts: Counter[str] = field(default_factory=Counter, repr=False)
     _watched: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # sums [2, 1 + regions], and of what
+    _asked: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # at `since_asked`
 
     @property
     def nothing_to_steer(self) -> str:
@@ -97,6 +98,17 @@ class SteeringReport:
         self._add_up()
         sums, count = self._watched
         return None if sums is None else tuple((sums / count).tolist())
+
+    def since_asked(self) -> tuple[float, float] | None:
+        """The mean share of the first region asked for, without and with the law, over the rows in which it was
+        measured since this was last called; None if there were none."""
+        self._add_up()
+        (sums, count), (sums_before, count_before) = self._watched, self._asked
+        self._asked = self._watched
+        if count == count_before:
+            return None
+        new = sums if sums_before is None else sums - sums_before
+        return tuple((new[:, 1] / (count - count_before)).tolist())
 
     def focus(self, phase: str) -> tuple[float, float] | None:
         """(before, after) over the rows of one phase; None if none was measured."""
