@@ -203,6 +203,13 @@ def test_missing_files_are_named(vqav2):
         load_benchmark(vqav2)
 
 
+@pytest.mark.parametrize("kind", [None, "vqav2"])
+def test_cocos_own_annotations_beside_are_no_vqav2(vqav2, kind):
+    caption = {"image_id": IMAGE_ID, "id": 1, "caption": "A man on a board."}
+    write(vqav2 / "annotations" / "captions_val2014.json", {"info": {}, "images": [], "annotations": [caption]})
+    assert len(load_benchmark(vqav2, kind).items) == 2
+
+
 def test_files_of_questions_without_published_answers_are_passed_over(vqav2, gqa):
     test = {"data_subtype": "test2015", "questions": [{"image_id": 1, "question": "What?", "question_id": 10}]}
     write(vqav2 / "v2_OpenEnded_mscoco_test2015_questions.json", test)

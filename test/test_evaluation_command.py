@@ -95,6 +95,7 @@ def test_a_report(suites, tmp_path, monkeypatch):
     [
         (["--limit", "0"], "--limit: 0; accepted is at least 1"),
         (["--seed", "-1"], "--seed: -1; accepted are seeds from 0"),
+        (["--kind", "pope"], "--kind: pope; accepted with --suite vqa"),
         (["--data", "/nowhere/at/all"], "--data: /nowhere/at/all: no such folder"),
         (["--alpha", "65"], "alpha: 65"),
         (["--alpha", "nan"], "alpha: nan"),

@@ -219,16 +219,6 @@ def test_judging(case, monkeypatch):
     assert tally.values("adversarial_yes_unsteered") == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("right", "plain", "cut"),
-    [([1, 1, 0], [1, 0, 0], 0.5), ([1, 1, 1], [1, 1, 1], 0.0), ([0, 1], [0, 1], 0.0), ([0, 0], [1, 0], -1.0)],
-)
-def test_errors_cut(right, plain, cut):
-    import numpy as np
-
-    assert pope.errors_cut(np.array(right), np.array(plain)) == cut
-
-
 def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch):
     def refuse(self, fact):
         raise AssertionError("a region from truth")

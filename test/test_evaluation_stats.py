@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer_ros.evaluation.stats import bootstrap, difference, mean_row, share, wilson, worst, yes_no
+from steer_ros.evaluation.stats import bootstrap, difference, errors_cut, mean_row, share, wilson, worst, yes_no
 
 
 def test_wilson_is_the_published_interval():
@@ -27,24 +27,68 @@ def test_a_share_lies_in_its_interval(hits, value):
 def test_answers_that_stand_and_fall_together_are_less_sure():
     alone = share([True] * 30 + [False] * 30)
     scenes = share([True] * 30 + [False] * 30, [i // 10 for i in range(60)])
-    apart = share([True, False] * 30, [i // 10 for i in range(60)])
+    apart = share([True, False] * 300, [i // 10 for i in range(600)])
     assert scenes["n"] == 60 and scenes["value"] == alone["value"]
     assert scenes["low"] < alone["low"] and scenes["high"] > alone["high"]
-    assert apart == alone  # never more than there are answers
+    assert apart == share([True, False] * 300)  # never more than there are answers
 
 
-def test_intervals_cover_as_often_as_they_say():
-    """Groups of five answers that mostly agree: the plain interval covers too rarely, the grouped one as it says."""
+@pytest.mark.parametrize(
+    ("scenes", "answers", "p", "correlation"),
+    [
+        (40, 5, 0.8, 0.2),
+        (40, 8, 0.98, 0.0),
+        (40, 8, 0.98, 0.9),
+        (10, 8, 0.9, 0.9),
+        (5, 8, 0.9, 0.3),
+        (12, 3, 0.97, 0.2),
+    ],
+)
+def test_intervals_cover_as_often_as_they_say(scenes, answers, p, correlation):
+    """Few scenes, rare misses, answers of a scene that stand and fall together: 95% means 90% or more."""
     rng = np.random.default_rng(3)
-    covered = {"plain": 0, "grouped": 0}
-    for _ in range(300):
-        each = rng.beta(4, 1, 40)  # mean 0.8
-        hits = (rng.random((40, 5)) < each[:, None]).ravel().tolist()
-        groups = np.repeat(np.arange(40), 5).tolist()
-        for name, row in (("plain", share(hits)), ("grouped", share(hits, groups))):
-            covered[name] += row["low"] <= 0.8 <= row["high"]
-    assert covered["grouped"] >= 273  # 91%
-    assert covered["grouped"] > covered["plain"]
+    groups, covered, alone = np.repeat(np.arange(scenes), answers).tolist(), 0, 0
+    for _ in range(200):
+        odds = (1 - correlation) / correlation if correlation else 1e6
+        each = rng.beta(p * odds, (1 - p) * odds, scenes)
+        hits = (rng.random((scenes, answers)) < each[:, None]).ravel().tolist()
+        row = share(hits, groups)
+        covered += row["low"] <= p <= row["high"]
+        row = share(hits)
+        alone += row["low"] <= p <= row["high"]
+    assert covered >= 180
+    assert correlation < 0.3 or alone < covered
+
+
+@pytest.mark.parametrize(("scenes", "accuracy", "cut"), [(20, 0.95, 0.5), (150, 0.985, 0.4), (150, 0.985, 0.0)])
+def test_the_interval_of_errors_cut_covers(scenes, accuracy, cut):
+    rng = np.random.default_rng(5)
+    groups, covered = np.repeat(np.arange(scenes), 6).tolist(), 0
+    for _ in range(200):
+        plain = rng.random(6 * scenes) < accuracy
+        right = plain | (rng.random(6 * scenes) < cut)
+        row = errors_cut(right.tolist(), plain.tolist(), groups)
+        covered += row["low"] <= cut <= row["high"]
+    assert covered >= 180
+
+
+@pytest.mark.parametrize(
+    ("right", "plain", "value"),
+    [([1, 1, 0], [1, 0, 0], 0.5), ([1, 1, 1], [1, 1, 1], 0.0), ([0, 1], [0, 1], 0.0), ([0, 0], [1, 0], -1.0),
+     ([0, 0, 1], [1, 1, 1], -2.0)],
+)  # fmt: skip
+def test_errors_cut(right, plain, value):
+    for groups in (None, [1] * len(right)):
+        row = errors_cut(right, plain, groups)
+        assert row["value"] == value and row["low"] < value < row["high"] <= 1.0
+        assert all(math.isfinite(number) for number in row.values())
+
+
+def test_scenes_whose_answers_are_all_the_same_do_not_count_for_each():
+    one, two, many = (share([1] * 300 * k, np.repeat(np.arange(k), 300).tolist())["low"] for k in (1, 2, 40))
+    assert one < two < 0.7 < many < 0.98
+    never = difference([1.0] * 600, [1.0] * 600, [0] * 300 + [1] * 300)
+    assert never["low"] == -never["high"] < -0.1
 
 
 def test_a_paired_difference_knows_that_it_is_paired():
@@ -106,6 +150,8 @@ def test_popes_measures():
     assert {name: row["n"] for name, row in rows.items()} == dict(accuracy=5, precision=3, recall=3, f1=5, yes_share=5)
     assert yes_no([False], [False])["f1"]["value"] == 0.0
     assert yes_no([True], [True])["f1"]["low"] < 0.5  # one right answer is not sure for ever
+    sure = yes_no([True, False] * 500, [True, False] * 500)["f1"]
+    assert 0.99 < sure["low"] < sure["value"] == sure["high"] == 1.0
     alike = yes_no(said * 4, there * 4, [0] * 10 + [1] * 10)
     assert alike["f1"]["value"] == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match=r"lengths \[1, 0\]"):

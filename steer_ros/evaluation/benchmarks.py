@@ -128,8 +128,9 @@ def _kind_of(content: object) -> str:
     """What a file holds: "vqav2 questions", "vqav2 annotations", "gqa questions", "gqa scenes", "pope" or ""."""
     if isinstance(content, Mapping):
         for name in ("questions", "annotations"):
-            if isinstance(content.get(name), list):
-                return f"vqav2 {name}"
+            entries = content.get(name)
+            if isinstance(entries, list) and (not entries or any("question_id" in _object(e) for e in entries[:2])):
+                return f"vqav2 {name}"  # (COCO's own files of annotations, of captions, say, have image ids alone)
         if {"image", "text", "label"} <= content.keys():  # a file of a single line
             return "pope"
         first = next(iter(content.values()), None)

@@ -105,6 +105,8 @@ def options_of(args: argparse.Namespace) -> Options:
         raise ValueError(f"--data: {args.data}: no such folder")
     if args.data is not None and args.suite == "text":
         raise ValueError(f"--data: {args.data}: accepted is none with --suite text, which has prompts of its own")
+    if args.kind is not None and (args.data is None or args.suite != "vqa"):
+        raise ValueError(f"--kind: {args.kind}; accepted with --suite vqa and the --data of a public set")
     overrides = {name: getattr(args, name) for name in FIELDS}
     try:
         check_overrides(overrides)
@@ -157,7 +159,7 @@ def _write(args: argparse.Namespace, results: dict[str, dict[str, Row]]) -> None
     """JSON and report of what is there so far: a later suite that fails takes nothing away."""
     if args.json:
         content = results if args.suite == "all" else results[args.suite]
-        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.report:
         modules = {name: importlib.import_module(SUITES[name]) for name in results}
         write_report(args.report, results, modules, command_line(args))

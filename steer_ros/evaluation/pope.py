@@ -38,7 +38,7 @@ from .pope_answers import NO, YES, Answerer
 from .pope_regions import Found, Grounder, TrueBoxes, regions
 from .scenes import Case, cases, check
 from .settings import UNSTEERED, Setting, override
-from .stats import Row, bootstrap, share, yes_no
+from .stats import Row, errors_cut, share, yes_no
 from .tally import Tally, gather
 
 SEED = 420_000
@@ -113,17 +113,11 @@ def run(options: Options) -> dict[str, Row]:
     wrong = [place for place, right_there in enumerate(plain) if not right_there]
     followed = tally.values("adversarial_right_perception")
     rows["adversarial_errors_followed"] = share([followed[i] for i in wrong], [scenes[i] for i in wrong])
-    rows["adversarial_errors_cut"] = bootstrap(errors_cut, right, plain, groups=scenes)
+    rows["adversarial_errors_cut"] = errors_cut(right, plain, scenes)
     true = tally.values("adversarial_right_true_region")
-    rows["adversarial_errors_cut_true_region"] = bootstrap(errors_cut, true, plain, groups=scenes)
+    rows["adversarial_errors_cut_true_region"] = errors_cut(true, plain, scenes)
     rows["yes_share_shift"] = tally.less("adversarial_yes", "adversarial_yes_unsteered")
     return {key: rows[key] for key in KEYS}
-
-
-def errors_cut(right: np.ndarray, plain: np.ndarray) -> float:
-    """1 − errors steered / errors unsteered; 0 where there was nothing to mend and nothing was broken."""
-    before, after = float((1 - plain).sum()), float((1 - right).sum())
-    return 0.0 if before == after else 1 - after / before if before else -float("inf")
 
 
 def part(options: Options, index: int, of: int) -> Tally:

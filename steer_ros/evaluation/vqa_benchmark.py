@@ -25,16 +25,23 @@ PERCEPTION, REASONING = "builtin:vqa-vl", "builtin:vqa-r1"
 LONGEST = {"builtin": 24, "other": 1024}  # tokens of an answer
 SHORT = "\nAnswer the question using a single word or phrase."  # how these sets are put to models that can write more
 
+_YES_NO = {
+    "precision": "POPE: of yes",
+    "recall": "POPE: of yes",
+    "f1": "POPE: of yes",
+    "yes_share": "POPE: how often yes is said",
+}
 _SCORES = {
     "accuracy": "VQAv2's, GQA's or POPE's own accuracy",
     "accuracy_yes/no": "VQAv2: the same, of questions answered yes or no",
     "accuracy_number": "VQAv2: of questions answered by a number",
     "accuracy_other": "VQAv2: of all others",
-    **{f"{split}_accuracy": f"POPE: the same, of its {split} split" for split in POPE_SPLITS},
-    "precision": "POPE: of yes",
-    "recall": "POPE: of yes",
-    "f1": "POPE: of yes",
-    "yes_share": "POPE: how often yes is said",
+    **_YES_NO,
+    **{
+        f"{split}_{name}": f"{text}, of its {split} split"
+        for split in POPE_SPLITS
+        for name, text in {"accuracy": "POPE's own accuracy", **_YES_NO}.items()
+    },
 }
 KEYS = {
     **{name: f"published set, steered: {text}" for name, text in _SCORES.items()},
@@ -117,12 +124,15 @@ def rows(benchmark: Benchmark, said: dict[str, Sequence[str]], found: Sequence[b
         for group, where in groups.items() if len(groups) > 1 else ():
             key = f"accuracy_{group}{end}" if by_answer else f"{group}_accuracy{end}"
             made[key] = share([values[i] for i in where], [images[i] for i in where])
-        if benchmark.kind == "pope":
-            said_yes = [pope_says_yes(text) for text in said[end]]
-            measured = yes_no(said_yes, [item.answers[0] == "yes" for item in items], images)
-            made |= {f"{name}{end}": row for name, row in measured.items()}
+        if benchmark.kind == "pope":  # its measures: of each split, and of all
+            parts = {f"{group}_": where for group, where in groups.items()} if len(groups) > 1 else {}
+            for part, where in {**parts, "": range(len(items))}.items():
+                said_yes = [pope_says_yes(said[end][i]) for i in where]
+                there = [items[i].answers[0] == "yes" for i in where]
+                measured = yes_no(said_yes, there, [images[i] for i in where])
+                made |= {f"{part}{name}{end}": row for name, row in measured.items()}
     made["gain"] = difference(scores[""], scores["_unsteered"], images)
-    made["with_region"] = share(found)
+    made["with_region"] = share(found, images)
     return made
 
 
