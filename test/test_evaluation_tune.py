@@ -10,11 +10,12 @@ import pytest
 
 from steer_ros.cli import main
 from steer_ros.evaluation import tune_alpha, tune_heads, tune_strength
-from steer_ros.evaluation.scenes import cases
+from steer_ros.evaluation.scenes import Case, cases
 from steer_ros.evaluation.settings import Setting
 from steer_ros.models import Perceiver, Reasoner, resolve
-from steer_ros.steering import Gate, make_law
-from steer_ros.steering.tuned import Tuned, load_tuned, save_tuned
+from steer_ros.steering import Gate, make_law, run
+from steer_ros.steering.schedule import Schedule
+from steer_ros.steering.tuned import Tuned, fingerprint, load_tuned, save_tuned
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +154,146 @@ def test_lessons_are_where_the_model_is(pair):
 def test_the_fixed_strength_is_chosen_on_the_scenes_that_taught(pair, tmp_path, monkeypatch):
     perceiver, reasoner, folder = pair
     judged = []
-    monkeypatch.setattr(tune_strength, "cases", lambda perceiver, seed, count, names: [seed] * count)
+    monkeypatch.setattr(
+        tune_strength, "cases", lambda perceiver, seed, count, names: [Case(seed, *[None] * 3)] * count
+    )
     monkeypatch.setattr(tune_strength, "train", lambda *_: tune_strength.StrengthNet())
-    monkeypatch.setattr(tune_strength, "share_right", lambda reasoner, asked, setting: judged.append(asked) or 0.5)
+    monkeypatch.setattr(
+        tune_strength, "share_right", lambda reasoner, asked, setting: judged.append([c.key for c in asked]) or 0.5
+    )
+    monkeypatch.setattr(
+        tune_strength, "hits_right", lambda reasoner, asked, setting: judged.append([c.key for c in asked]) or [1, 0]
+    )
     args = options(tune_strength, "--scenes", "3", "--judged", "1")
     args.out = tmp_path
-    tune_strength.tune(perceiver, reasoner, folder, args)
+    rows = tune_strength.tune(perceiver, reasoner, folder, args)
     seen, others = [tune_strength.SEED] * 3, [tune_strength.JUDGED_SEED]
-    assert judged == [seen] * len(tune_strength.CURVE) + [others] * 2
+    assert judged == [seen] * len(tune_strength.CURVE) + [others] * 3
+    assert rows["fixed_alpha"] == tune_strength.CURVE[len(tune_strength.CURVE) // 2]  # the middle of equals
+
+
+@pytest.mark.parametrize(("right", "kept"), [(30, True), (22, False)])
+def test_a_network_is_kept_only_if_chance_is_ruled_out(pair, tmp_path, monkeypatch, right, kept):
+    """Of 40 answers the fixed strength has 20 right, as has the model's own, another law's."""
+    perceiver, reasoner, folder = pair
+    hits = {True: [i < right for i in range(40)], False: [i < 20 for i in range(40)]}
+    monkeypatch.setattr(tune_strength, "train", lambda *_: tune_strength.StrengthNet())
+    monkeypatch.setattr(tune_strength, "share_right", lambda *_: 0.5)
+    monkeypatch.setattr(
+        tune_strength, "hits_right", lambda reasoner, asked, setting: hits[setting.strength is not None]
+    )
+    save_tuned(tmp_path, Tuned(make_law("share", 0.0, 0.95)), weights=folder)
+    args = options(tune_strength, "--scenes", "1", "--judged", "20")
+    args.out = tmp_path
+    tune_strength.tune(perceiver, reasoner, folder, args)
+    tuned = load_tuned(tmp_path, weights=folder)
+    assert (tuned.strength is not None) is kept
+    assert tuned.law == (make_law("conserving", 1.0) if kept else make_law("share", 0.0, 0.95))
+    assert ("kept" if kept else "own setting stays") in tuned.found["strength"]
+
+
+def test_a_network_learns_under_the_gate_and_schedule_that_it_will_have(pair):
+    perceiver, reasoner, _ = pair
+    (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
+    lesson = next(tune_strength.lessons_of(reasoner, case))
+    rows, context = lesson.embeds.shape[1], lesson.embeds.shape[1] - len(lesson.answer) + 1
+    thought = lesson.answer.tolist().index(reasoner.layout.think_end)
+    plain = tune_strength.runs_of(reasoner, lesson, Gate(), Schedule())
+    assert plain == [(0, rows, 1.0)]
+    parts = tune_strength.runs_of(reasoner, lesson, Gate(), Schedule(prompt=0.0, act=0.5))
+    assert parts == [(0, context, 0.0), (context, context + thought, 1.0), (context + thought, rows, 0.5)]
+    act = tune_strength.runs_of(reasoner, lesson, Gate.parse("phases=act"), Schedule())
+    assert act == [(0, context + thought, 0.0), (context + thought, rows, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "schedule", ["constant", "prompt=0", "prompt=0;sure=0.9", "sure=0.9", "plausible=0.02", "prompt=0;think=0"]
+)
+def test_a_networks_features_are_the_contexts_last_row_whatever_the_schedule(pair, schedule, monkeypatch):
+    perceiver, reasoner, _ = pair
+    (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
+    seen, features = [], run.head_features
+    monkeypatch.setattr(run, "head_features", lambda q, k, *rest: seen.append(k.shape[2]) or features(q, k, *rest))
+    weights = case.weights(case.facts[0])
+    turn = reasoner.generate(
+        "Pick up one object.", case.features, weights, law="conserving", alpha=1, gate="all", schedule=schedule,
+        adaptive=tune_strength.StrengthNet().eval(), guard=False,
+    )  # fmt: skip
+    # A prompt that is steered before its last row is run plain has its strengths one row earlier.
+    early = schedule in ("sure=0.9", "plausible=0.02")
+    assert seen == [len(turn.prompt_ids) - early] * reasoner.attachment.num_layers
+
+
+def test_what_goes_elsewhere_takes_its_network_along(pair, tmp_path):
+    _, _, folder = pair
+    saved = tmp_path / "with"
+    save_tuned(saved, Tuned(make_law("conserving", 1.0), strength=tune_strength.StrengthNet().eval()), weights=folder)
+    tuned = load_tuned(saved, weights=folder)
+    save_tuned(tmp_path / "copy", tuned, weights=folder)
+    again = load_tuned(tmp_path / "copy", weights=folder).strength
+    assert all((a == b).all() for a, b in zip(again.state_dict().values(), tuned.strength.state_dict().values()))
+
+
+def test_a_gate_that_was_searched_is_not_replaced_by_heads(pair, tmp_path):
+    perceiver, reasoner, folder = pair
+    args = options(tune_heads, "--scenes", "1")
+    args.out = tmp_path
+    save_tuned(tmp_path, Tuned(make_law("conserving", 6.0), found={"alpha": "said"}), weights=folder)
+    rows = tune_heads.tune(perceiver, reasoner, folder, args)
+    tuned = load_tuned(tmp_path, weights=folder)
+    assert tuned.gate == Gate() and tuned.heads.pairs and f"{rows['random']:.2f}" in tuned.found["heads"]
+
+
+def test_a_folder_that_takes_no_file_is_told_before_the_work(pair, tmp_path, monkeypatch, capsys):
+    _, _, folder = pair
+    other = tmp_path / "lab-r1"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("steering.json"))
+    (other / "steering.json").mkdir()
+    monkeypatch.setattr(tune_heads, "tune", lambda *_: pytest.fail("the work would be lost"))
+    assert main(["tune", "heads", "--reasoning", str(other)]) == 2
+    error = capsys.readouterr().err
+    assert "steering.json" in error and "--out" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"gate": "pairs=9.9"}, "gate: gate pairs: 9.9"),
+        ({"heads": "pairs=9.9"}, "heads: gate pairs: 9.9"),
+        ({"gains": [[1, 2]]}, r"gains: shape \[1, 2\]"),
+        ({"law": "share", "alpha": 0.0, "mark": 0.9, "gains": [[1.0] * 6] * 5}, "beside law 'share'"),
+        ({"found": [1]}, r"found: \[1\]"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_as_it_is_loaded(pair, tmp_path, said, names):
+    _, _, folder = pair
+    other = tmp_path / "lab-r1"
+    shutil.copytree(folder, other)
+    file = save_tuned(other, Tuned(make_law("conserving", 2.0)))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    with pytest.raises(RuntimeError, match=names):
+        Reasoner.from_pretrained(str(other))
+
+
+def test_weights_and_bridge_are_told_from_others_by_every_byte(pair, tmp_path):
+    _, _, folder = pair
+    other = tmp_path / "lab-r1"
+    shutil.copytree(folder, other)
+    whole = fingerprint(folder)
+    assert fingerprint(other) == whole
+    for name, place in (("model.safetensors", 4 << 20), ("bridge.safetensors", 5_000)):
+        data = bytearray((other / name).read_bytes())
+        data[place] ^= 1
+        (other / name).write_bytes(data)
+        assert fingerprint(other) != whole
+        (other / name).write_bytes((folder / name).read_bytes())
+    with (tmp_path / "model.safetensors").open("wb") as big:  # of a large file, pieces: a hole costs no disk
+        big.truncate(200 << 20)
+    hole = fingerprint(tmp_path)
+    with (tmp_path / "model.safetensors").open("r+b") as big:
+        big.seek((200 << 20) - 1)
+        big.write(b"x")
+    assert fingerprint(tmp_path) != hole
 
 
 @pytest.mark.parametrize(

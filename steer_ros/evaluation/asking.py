@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..models import Reasoner, Turn, VisualFeatures
+from ..models.context import TOKEN
 from .answers import mentions
 from .settings import Setting
 
@@ -84,3 +85,12 @@ def after_tokens(count: int) -> Callable[[int, str], bool]:
 def opening_tokens(reasoner: Reasoner, opening: str) -> int:
     """How many tokens the words take that a thought begins with."""
     return len(reasoner.tokenizer(re.sub(r"\s+", " ", opening), add_special_tokens=False)["input_ids"])
+
+
+def must_see(reasoner: Reasoner, features: VisualFeatures) -> None:
+    """ValueError for a reasoner that does not get these frames by a token bridge: it knows a region's words alone."""
+    if reasoner.bridge_for(features) != TOKEN:
+        raise ValueError(
+            f"model {reasoner.name!r}: has no bridge for these frames and sees them by words alone; accepted is a "
+            "reasoner with a token bridge"
+        )

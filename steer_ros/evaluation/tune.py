@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from ..arguments import output_file, output_folder
 from ..models import Perceiver, Reasoner
 from ..models.loading import ModelLoadError, resolve
 from ..steering import UnsteerableModelError
-from ..steering.tuned import TunedError
+from ..steering.tuned import FILE, TunedError
 from .extras import ExtraError
 from .options import PERCEPTION, REASONING
 
@@ -40,6 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         importlib.import_module(module).add_arguments(sub)
 
 
+def _check_writable(folder: Path) -> None:
+    """Told before minutes of work. ValueError names the folder."""
+    try:
+        output_folder(str(folder))
+        output_file(str(folder / FILE))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{error}; or give another one with --out") from error
+
+
 def main(args: argparse.Namespace) -> int:
     """Tune one part. Returns 0, or 2 after one line that says what was wrong."""
     try:
@@ -50,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
         reasoner = Reasoner.from_pretrained(args.reasoning, args.device)
         perceiver = Perceiver.from_pretrained(args.perception, args.device)
         folder = resolve(args.reasoning)
+        if args.out is None:
+            _check_writable(folder)
         module.tune(perceiver, reasoner, folder, args)
     except ERRORS as error:
         print(f"steer-ros tune {args.tuned}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -59,7 +59,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         ValueError: an argument.
     """
     optuna = need("optuna")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # an interrupted trial is no error
     started = time.perf_counter()
     before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder)
     heads = None if before is None else before.heads
@@ -81,26 +81,36 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         print(f"alpha: trial {trial.number + 1}, {found:.3f} {points} - {lost:.3f}: {setting}", flush=True)
         return found
 
-    study.optimize(quality, n_trials=args.trials)
+    def trials() -> list[dict[str, object]]:
+        return [{"quality": t.value, **t.user_attrs} for t in study.trials if t.value is not None]
+
+    try:
+        study.optimize(quality, n_trials=args.trials)
+    except KeyboardInterrupt:
+        if args.json:
+            args.json.write_text(json.dumps({"trials": trials()}, indent=2) + "\n", encoding="utf-8")
+        raise
     best = suggest(optuna.trial.FixedTrial(study.best_params), heads)
     said = (
         f"steer-ros tune alpha: whole answers right over half to twice the strength, less the loss off the region: "
         f"{study.best_value:.1%}, best of {args.trials} settings on {args.scenes} tuning scenes"
     )
     found = {**(before.found if before else {}), "alpha": said}
+    found.pop("strength", None)  # of a network that this replaces
     tuned = Tuned(best.law, best.gate or Gate(), best.schedule, found=found, heads=heads)
-    print(f"best: {best}\n{save_tuned(args.out or folder, tuned, weights=folder)}")
     rows: dict[str, object] = {
         "best": str(best),
         "quality": study.best_value,
-        "trials": [{"quality": t.value, **t.user_attrs} for t in study.trials],
+        "trials": trials(),
         "seconds": time.perf_counter() - started,
     }
+    print(f"best: {best}")
     if args.plot:
         rows["curves"] = curves(reasoner, asked, best)
         draw(rows["curves"], args.plot)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(save_tuned(args.out or folder, tuned, weights=folder))
     return rows
 
 
@@ -130,6 +140,12 @@ def suggest(trial, heads: Gate | None) -> Setting:
 
 def share_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> float:
     """The share of whole answers right: two objects of each scene, one of each kind of question."""
+    hits = hits_right(reasoner, asked, setting)
+    return sum(hits) / len(hits)
+
+
+def hits_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> list[bool]:
+    """Which of those are right: two for each scene."""
     hits = []
     for case in asked:
         rng = case.rng(SALT)
@@ -137,7 +153,7 @@ def share_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> 
         for kind, target in zip(NAMING, (first, another(case.facts, first)), strict=True):
             prompt = str(rng.choice(OPEN[kind]))
             hits.append(whole(kind, ask(reasoner, case.features, prompt, setting, case.weights(target)), target))
-    return sum(hits) / len(hits)
+    return hits
 
 
 def off_region_hits(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> list[bool]:

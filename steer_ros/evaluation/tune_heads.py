@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -16,16 +17,18 @@ import torch
 from ..arguments import whole_number
 from ..lab.demo_plan import INSTRUCTION
 from ..models import Perceiver, Reasoner, VisualFeatures
-from ..models.context import TOKEN, embed
+from ..models.context import embed
 from ..regions.mask import box_weights, pool_to_tokens
 from ..steering import Gate, Span, make_law
 from ..steering.heads import Probe, choose_heads, effect, score_heads
 from ..steering.tuned import Tuned, load_tuned, save_tuned
+from .asking import must_see
 from .scenes import SUFFIXES, cases
 from .settings import random_heads
 
 SEED = 500_000  # tuning scenes: no suite judges on them
 DRAWS = 5  # of random heads
+CONTROLS = 8  # other frames, on which the chosen heads are set beside those
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,29 +56,41 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         reasoner.attachment, probes, progress=lambda n: print(f"heads: {n} of {len(probes)} frames", flush=True)
     )
     pairs = choose_heads(scores, args.part)
-    rows = controls(reasoner, probes, pairs)
+    more = [
+        probe_of(reasoner, perceiver.encode(image), args.prompt)
+        for image in frames(perceiver, args.photos, CONTROLS, args.scenes)
+    ]
+    rows = controls(reasoner, more or probes, pairs)
     rows["seconds"] = time.perf_counter() - started
     print_scores(scores, pairs, rows)
     before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder) or Tuned(make_law("conserving"))
-    said = f"steer-ros tune heads: {len(pairs)} of {scores.numel()} heads have {args.part:.0%} of the effect"
+    said = (
+        f"steer-ros tune heads: {len(pairs)} of {scores.numel()} heads have {args.part:.0%} of the effect; together "
+        f"{rows['chosen']:.2f} nats on {'other' if more else 'the same'} frames, as many at random "
+        f"{rows['random']:.2f}, all {rows['all']:.2f}"
+    )
+    print(said)
     heads = Gate(pairs=pairs)
-    tuned = replace(before, gate=heads, heads=heads, found={**before.found, "heads": said})
-    print(save_tuned(args.out or folder, tuned, weights=folder))
+    # A setting that `tune alpha` found has been judged with the gate that it has; it may try these heads next.
+    gate = before.gate if "alpha" in before.found else heads
+    tuned = replace(before, gate=gate, heads=heads, found={**before.found, "heads": said})
     if args.json:
-        rows = {**rows, "heads": [f"{layer}.{head}" for layer, head in pairs], "scores": scores.tolist()}
-        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        measured = {**rows, "heads": [f"{layer}.{head}" for layer, head in pairs], "scores": scores.tolist()}
+        args.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    print(save_tuned(args.out or folder, tuned, weights=folder))
     return rows
 
 
-def frames(perceiver: Perceiver, photos: Path | None, count: int) -> Iterator[np.ndarray]:
-    """uint8 RGB images: photos in the order of their names, or bench scenes."""
+def frames(perceiver: Perceiver, photos: Path | None, count: int, passed: int = 0) -> Iterator[np.ndarray]:
+    """uint8 RGB images: photos in the order of their names, or bench scenes; those after the first `passed`."""
     if photos is None:
-        yield from (case.image for case in cases(perceiver, SEED, count))
+        found = cases(perceiver, SEED, passed + count)
+        yield from (case.image for case in islice(found, passed, None))
         return
     files = sorted(f for f in photos.glob("*") if f.suffix.lower() in SUFFIXES) if photos.is_dir() else []
     if not files:
         raise ValueError(f"--photos: {photos}; accepted is a folder with images ({', '.join(SUFFIXES)})")
-    for file in files[:count]:
+    for file in files[passed : passed + count]:
         bgr = cv2.imdecode(np.frombuffer(file.read_bytes() or b"\0", np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
             raise ValueError(f"--photos: {file}: can't be decoded")
@@ -85,11 +100,7 @@ def frames(perceiver: Perceiver, photos: Path | None, count: int) -> Iterator[np
 @torch.no_grad()
 def probe_of(reasoner: Reasoner, features: VisualFeatures, prompt: str) -> Probe:
     """A frame's question with the answer that the model gives unsteered; its quarters are the regions."""
-    if reasoner.bridge_for(features) != TOKEN:
-        raise ValueError(
-            f"model {reasoner.name!r}: has no bridge for these frames and sees them by words alone; accepted is a "
-            "reasoner with a token bridge"
-        )
+    must_see(reasoner, features)
     turn = reasoner.generate(prompt, features, measure_focus=False, guard=False)
     context = reasoner.layout.with_tokens(prompt, [int(features.tokens.shape[0])])
     embeds = embed(reasoner.model, context, [features.tokens], reasoner.bridge)
@@ -109,7 +120,8 @@ def quarters(features: VisualFeatures) -> list[np.ndarray]:
 
 @torch.no_grad()
 def controls(reasoner: Reasoner, probes: list[Probe], pairs: tuple[tuple[int, int], ...]) -> dict[str, float]:
-    """The joint effect, in nats, of the chosen heads, of as many random ones (mean of some draws) and of all."""
+    """The joint effect, in nats, of the chosen heads, of as many random ones (mean of some draws) and of all; on
+    frames that did not choose them, where there are any."""
 
     def joint(gate: Gate) -> float:
         table = gate.table(reasoner.attachment.num_layers, reasoner.attachment.num_heads)

@@ -55,6 +55,11 @@ class Reasoner:
         except Exception as error:  # templates are programs: they raise what they like
             raise ModelLoadError(f"model {name!r}: chat template: {one_line(error)}") from error
         self._attachment = attach(model)
+        if tuned is not None:
+            try:
+                tuned.check(self._attachment.num_layers, self._attachment.num_heads)
+            except ValueError as error:
+                raise ModelLoadError(f"model {name!r}: steering.json: {one_line(error)}") from error
         self._lock = threading.Lock()
 
     @classmethod

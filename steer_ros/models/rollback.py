@@ -98,6 +98,7 @@ def _attempt(
             measure_focus=asked.measure_focus,
             regions=[whole] if watches else None,
             adaptive=asked.strength,
+            context=embeds.shape[1],
         ) as report:
             steering = Steering(
                 attachment,

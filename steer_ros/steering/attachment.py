@@ -147,6 +147,7 @@ class Attachment:
         regions: Sequence[Sequence[Tensor | np.ndarray]] | None = None,
         impl: str = "auto",
         adaptive: StrengthNet | None = None,
+        context: int | None = None,
     ) -> Iterator[SteeringReport]:
         """Steer every forward pass inside the context; gives the report, which fills as the model runs.
 
@@ -160,8 +161,9 @@ class Attachment:
                 order), whose non-zero items are its keys. Needs measure_focus.
             impl: "auto" ("triton" on CUDA where it can, else "sdpa"), or by name, which never falls back: "triton"
                 (all rows of a call by Triton's kernels), "sdpa", "reference" (slow: the specification itself).
-            adaptive: a network that sets each head's gain from what the head does in the last row of the first
-                steered pass; the law's alpha multiplies it. For laws that have an alpha.
+            adaptive: a network that sets each head's gain from what the head does in the context's last row; the
+                law's alpha multiplies it. For laws that have an alpha.
+            context: how many keys the context has, where it is read in several passes; None: those of the first.
 
         Raises:
             SteeringNotAppliedError: the context ended and no attention call came, or none was steered though
@@ -184,7 +186,17 @@ class Attachment:
             raise ValueError(f"adaptive: {type(adaptive).__name__}; accepted is a StrengthNet; a table is a field's")
         if adaptive is not None and law.marked:
             raise ValueError(f"adaptive: given with law {law.name!r}; accepted with additive and conserving")
-        run = Run(field, law, gate, shape, impl=impl, measure_focus=measure_focus, regions=table, adaptive=adaptive)
+        run = Run(
+            field,
+            law,
+            gate,
+            shape,
+            impl=impl,
+            measure_focus=measure_focus,
+            regions=table,
+            adaptive=adaptive,
+            context=context,
+        )
         with field.used_by(law):
             self._state.run = run
             try:

@@ -39,7 +39,8 @@ class Run:
 
     Used by one thread at a time, the model's; `SteeringField.update` may come from any. Arguments are those
     of `Attachment.steer`; shape is the model's (layers, query heads); regions bool [keys from the first span
-    on, regions]; adaptive: a network whose alphas take the place of the field's gains.
+    on, regions]; adaptive: a network whose alphas take the place of the field's gains, from what the row of the
+    context's last key (context: how many it has) does.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Run:
         measure_focus: bool | str,
         regions: Tensor | None,
         adaptive: StrengthNet | None = None,
+        context: int | None = None,
     ) -> None:
         if impl not in IMPLS:
             raise ValueError(f"impl: {impl!r}; accepted are {', '.join(IMPLS)}")
@@ -78,7 +80,7 @@ class Run:
         self._whole = WholePath(steering_field, self.strengths)
         self._forward: Forward | None = None
         self._last_layer = -1
-        self._adaptive, self._adapted = adaptive, set()
+        self._adaptive, self._context, self._adapted = adaptive, context, set()
 
     def attend(
         self,
@@ -110,14 +112,15 @@ class Run:
         report.calls_seen += 1
         steers, measures = self.steers_layer[layer], self.measures_layer[layer]
         segments: list[Segment] = []
+        if steers and self._adaptive is not None and self.field.spans and layer not in self._adapted:
+            plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
+            self._adapt(forward, plan, layer, q, k, q.shape[-1] ** -0.5 if scaling is None else scaling)
         if (steers or measures) and forward.gate_open:
             plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
             scale = q.shape[-1] ** -0.5 if scaling is None else scaling
             if steers:
                 low, high = forward.snapshot.low, forward.snapshot.high
                 segments = [s for s in plan.segments if self.law.moves(low[s.prefix], high[s.prefix])]
-            if segments and self._adaptive is not None and layer not in self._adapted:
-                self._adapt(forward, plan, segments[-1], layer, q, k, scale)
         whole = bool(segments) and self._takes_triton(q, k, v)
         by_kernel = whole and (self.regions is None or not forward.watched)
         if measures and forward.gate_open and not by_kernel:
@@ -177,18 +180,23 @@ class Run:
         self.report.field_version = snapshot.version
         return self._forward
 
-    def _adapt(
-        self, forward: Forward, plan: Plan, segment: Segment, layer: int, q: Tensor, k: Tensor, scale: float
-    ) -> None:
-        """Set the gains of a layer from what its heads do in the last steered row, once. Waits for the device."""
+    def _adapt(self, forward: Forward, plan: Plan, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
+        """Set the gains of a layer from what its heads do in the context's last row, once, whether or not the law
+        holds there. Where rows before it are steered in a pass of their own, from that pass's last row: they need
+        gains too. A region that is empty yet is waited for. Waits for the device."""
+        snapshot, rows = forward.snapshot, q.shape[2]
+        left = rows if self._context is None else self._context - plan.start  # of the context, from the first row on
+        row = (min(rows, left) if left > 0 else rows) - 1
+        keys = plan.start + row + 1
+        n = min(self.field.end, keys) - self.field.start
+        if rows < left - (1 if forward.gate_open else 0) or n <= 0 or snapshot.high[-1] <= 0:
+            return
         self._adapted.add(layer)
-        n = self.field.ordered[segment.prefix].end - self.field.start
-        row, keys = segment.last - 1, plan.start + segment.last
         features = head_features(
             q[:1, :, row : row + 1],
             k[:1, :, :keys],
-            forward.snapshot.weights[:n].to(q.device),
-            forward.snapshot.visual[:n].to(q.device),
+            snapshot.weights[:n].to(q.device),
+            snapshot.visual[:n].to(q.device),
             self.field.start,
             scale,
             layer / max(1, len(self.steers_layer) - 1),

@@ -1,9 +1,9 @@
 """Adaptive strength: a small network sets each head's alpha from what the head does with the region anyway.
 
-Features of a head, measured in the last row of the context, before the law: the log-odds of the region's share of the
-row, the log-odds of the visual share, the region's part of V, and the layer's depth (0 first, 1 last). About 1,300
-parameters, the same for all layers and heads. What it gives holds for the rest of the turn. (The simpler way, a table
-of alphas learnt head by head, needs nothing of this: it is a field's gains.)
+Features of a head, measured in the last row of the context, before the law holds there: the log-odds of the region's
+share of the row, the log-odds of the visual share, the region's part of V, and the layer's depth (0 first, 1 last).
+About 1,300 parameters, the same for all layers and heads. What it gives holds for the rest of the turn. (The simpler
+way, a table of alphas learnt head by head, needs nothing of this: it is a field's gains.)
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ from .field import MAX_GAIN
 from .gate import Gate
 from .laws import Law, make_law
 from .schedule import Schedule
-from .strength import StrengthNet, load_strength
+from .strength import StrengthNet, load_strength, save_strength
 
 FILE = "steering.json"
 VERSION = 1
-_PIECE = 1 << 20  # bytes read at each end of a weights file: a 15 GB model must not cost a minute
+_PIECE, _PIECES = 1 << 20, 64  # bytes and pieces read of a weights file: a 15 GB model must not cost a minute
 
 
 class TunedError(ValueError):
@@ -54,6 +54,20 @@ class Tuned:
     strength: StrengthNet | Tensor | None = None
     found: Mapping[str, object] = field(default_factory=dict)
     heads: Gate | None = None
+
+    def check(self, layers: int, heads: int) -> None:
+        """ValueError, by the part's name, for a gate, heads or gains that a model of that many does not have."""
+        for name, gate in (("gate", self.gate), ("heads", self.heads)):
+            if gate is not None:
+                try:
+                    gate.table(layers, heads)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        if isinstance(self.strength, Tensor) and tuple(self.strength.shape) != (layers, heads):
+            given = list(self.strength.shape)
+            raise ValueError(f"gains: shape {given}; accepted is [layers, heads] = {[layers, heads]}")
+        if self.strength is not None and self.law.marked:
+            raise ValueError(f"strengths of heads beside law {self.law.name!r}; accepted with laws that have an alpha")
 
     def law_as(
         self, law: str | Law | None, alpha: float | None = None, mark: float | None = None
@@ -75,8 +89,8 @@ class Tuned:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """What tells a model's weights from others': a hash over the sizes, beginnings and ends of its safetensors files,
-    or GGUF files where it has no others.
+    """What tells a model's weights from others': a hash over its safetensors files (its bridge's too), or GGUF files
+    where it has no others; of files of more than 64 MiB over their size and 64 pieces, evenly apart.
 
     Raises:
         TunedError: the folder holds no weights.
@@ -85,13 +99,14 @@ def fingerprint(folder: str | Path) -> str:
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.gguf"))
     if not files:
         raise TunedError(f"{folder}: no model*.safetensors or *.gguf there")
-    for file in files:
+    for file in [*files, *sorted(folder.glob("bridge*.safetensors"))]:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size};".encode())
+        apart = [i * (size - _PIECE) // (_PIECES - 1) for i in range(_PIECES)]
         with file.open("rb") as data:
-            digest.update(data.read(_PIECE))
-            data.seek(max(0, size - _PIECE))
-            digest.update(data.read(_PIECE))
+            for start in range(0, size, _PIECE) if size <= _PIECE * _PIECES else apart:
+                data.seek(start)
+                digest.update(data.read(_PIECE))
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -108,10 +123,12 @@ def load_tuned(folder: str | Path, weights: str | Path | None = None) -> Tuned |
         return None
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TunedError(f"{file}: not JSON: {error}") from error
     if not isinstance(said, dict) or said.get("version") != VERSION:
         raise TunedError(f"{file}: accepted is a JSON object of version {VERSION}")
+    if not isinstance(said.get("found", {}), dict):
+        raise TunedError(f"{file}: found: {said['found']!r}; accepted is an object")
     own = fingerprint(weights or folder)
     if said.get("model") != own:
         raise TunedError(
@@ -144,7 +161,7 @@ def _gains(rows: object) -> Tensor | None:
 
 
 def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = None) -> Path:
-    """Write the folder's steering.json; returns its path.
+    """Write the folder's steering.json, and the network of its strengths beside it; returns the former's path.
 
     Args:
         weights: the model's folder, where that is another one.
@@ -153,6 +170,8 @@ def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = No
     """
     file = Path(folder) / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(tuned.strength, StrengthNet):
+        save_strength(folder, tuned.strength)
     said = {
         "version": VERSION,
         "model": fingerprint(weights or folder),
