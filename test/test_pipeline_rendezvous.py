@@ -229,6 +229,21 @@ def test_masks_of_frames_that_were_lost_are_no_other_nodes():
     assert missed is None
 
 
+def test_a_frame_that_is_lost_as_perception_begins_to_look_is_no_other_nodes():
+    place = Rendezvous(wait=0.0, max_age=SECOND)
+    place.put_tokens(1 * SECOND, "tokens", expects_masks=False)
+    place.take(0)
+    place.put_masks(2 * SECOND, "masks of a frame whose tokens never come")
+    for stamp in (3 * SECOND, 4 * SECOND):
+        place.put_masks(stamp, "masks")
+        place.put_tokens(stamp, "tokens", expects_masks=True)
+        assert place.take(0).masks == "masks"
+    for stamp in (10 * SECOND, 11 * SECOND):  # it looks for nothing again
+        place.put_tokens(stamp, "tokens", expects_masks=False)
+        missed = place.take(0).missed
+    assert missed is None
+
+
 def test_a_bag_that_begins_anew_may_get_masks_from_another_node():
     place = Rendezvous(max_age=SECOND)
     for stamp in (1, 2):

@@ -64,6 +64,9 @@ def test_a_unit_longer_than_the_longest_is_none():
         ("There green vial green vial at the left.", "'green vial' twice"),
         ("Pick up the The beaker.", "'the' twice"),
         ("Pick up up and and the beaker.", "'and' twice"),
+        ("Pick up the dish and dish and dish.", "'dish and' twice"),
+        ("Pick up the red or red or red beaker.", "'red or' twice"),
+        ("Put the beaker to beaker to beaker.", "'beaker to' twice"),
     ],
 )
 def test_malformed(action, says):
@@ -76,6 +79,7 @@ def test_malformed(action, says):
     ["Pick up the red beaker.", "It is 10 10 cm away.", "That that is, is.", "A very very small one.", "Yes.",
      "試験管", "The redder red beaker.", "(left) arm", "- one\n- two", "Move it step by step by step to the left.",
      "Turn it round and round and round.", "Turn it in in ten seconds.", "Give her her cup.",
+     "Pick up the banana and a banana.", "Move the camera to a camera stand.", "Go on and on and on.",
      "red beaker\nred beaker"],
 )  # fmt: skip
 def test_well_formed(action):

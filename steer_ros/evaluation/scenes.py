@@ -7,7 +7,6 @@ image as ``<stamp_ns>.png``, ``.jpg`` or ``.jpeg``, beside it; or it is a rosbag
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,16 +144,15 @@ def check(options: Options, default: int, *, names: int = 2) -> None:
 
 def _check_seeds(first: int, count: int) -> None:
     last = first + 2 * count + 8  # some are passed over
-    for taken, why in (
-        (TUNING_SEEDS, "on which settings are chosen"),
-        (range(FIRST_TRAINING_SEED, sys.maxsize), "on which the built-in models were trained"),
-    ):
-        if first < taken.stop and last > taken.start:
-            end = f" to {taken.stop - 1:,}" if taken.stop < sys.maxsize else " up"
-            raise ValueError(
-                f"--seed: {first:,} with {count:,} scenes; accepted are seeds that stay off those from "
-                f"{taken.start:,}{end}, {why}"
-            )
+    taken = ""
+    if first < TUNING_SEEDS.stop and last > TUNING_SEEDS.start:
+        taken = f"{TUNING_SEEDS.start:,} to {TUNING_SEEDS.stop - 1:,}, on which settings are chosen"
+    elif last > FIRST_TRAINING_SEED:
+        taken = f"{FIRST_TRAINING_SEED:,} up, on which the built-in models were trained"
+    if taken:
+        raise ValueError(
+            f"--seed: {first:,} with {count:,} scenes; accepted are seeds that stay off those from {taken}"
+        )
 
 
 def _foreign(perceiver: Perceiver, folder: Path, count: int, names: int, part: tuple[int, int]) -> Iterator[Case]:

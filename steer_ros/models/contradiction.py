@@ -67,7 +67,8 @@ _PREPOSITIONS = _set(
     "against between next for through around"
 )
 _GOALS = _set("at to toward towards for")
-_PLACES = _set("beside near by behind under below above between of")  # what else stands there
+_PLACES = _set("beside near by behind under below above between")  # what else stands there
+_SIDES = {"to": _set("next close"), "of": _set("left right front top side bottom back")}  # "next to", "left of"
 _VERBS = _set("pick take grasp grab lift get fetch bring move push pull hold touch use")
 _ADVERBS = _set("up down over back out now then please slowly carefully just closer straight")
 _OWN = _set("gripper arm hand effector robot claw tool")  # what a robot moves to an object
@@ -126,13 +127,21 @@ def _clauses(text: str) -> list[list[str]]:
     for sentence in re.split(r"[.!?;:\n]+", text):
         words: list[str] = []
         for part in map(_words, sentence.split(",")):
-            if words and part and part[0] not in _DETERMINERS | {"and", "or", "nor"} and not _is_noun_phrase(part):
+            if words and part and not _goes_on(words, part):
                 made.append(words)
                 words = []
-            words = words + part
+            words = [*words, ",", *part] if words else part
         if words:
             made.append(words)
     return made
+
+
+def _goes_on(words: list[str], part: list[str]) -> bool:
+    """Whether what stands after a comma belongs to what stands before: a list's next member, or what a "do not" is
+    said of ("Do not, whatever happens, …")."""
+    listed = part[0] in _DETERMINERS | {"and", "or", "nor"} or part[0] in _COLOUR_OF or part[0] in _THING_OF
+    denied = len(words) > 1 and any(word in _NEGATIONS for word in words) and not _VERBS.intersection(words)
+    return listed or denied
 
 
 def _is_noun_phrase(words: list[str]) -> bool:
@@ -155,7 +164,13 @@ def _mentions(words: list[str], bare: bool) -> list[_Mention]:
             elif (adjective := _open_colour(words, found, index)) is not None:
                 found.remove(adjective)
                 found.append(_Mention(adjective.first, index, adjective.colour, thing))
-            elif bare or before in _DETERMINERS or _after_determiner(words, index) or _after_verb(words, index):
+            elif (
+                bare
+                or before in _DETERMINERS
+                or (found and before in (",", "and", "or"))  # "the dish, beaker and flask"
+                or _after_determiner(words, index)
+                or _after_verb(words, index)
+            ):
                 found.append(_Mention(index, index, None, thing))
         elif bare or before in _DETERMINERS | _COPULAS or _after_determiner(words, index) or _leads(words, index):
             found.append(_Mention(index, index, colour, None))
@@ -213,14 +228,16 @@ def _is_object(words: list[str], mention: _Mention) -> bool:
 
 def _is_place(words: list[str], mention: _Mention) -> bool:
     """Whether the mention only says where something else is: "next to the red beaker"."""
-    lead, before = _lead(words, mention), _lead(words, mention, 2)
-    return lead in _PLACES or (lead == "to" and before in ("next", "close"))
+    lead, place = _lead(words, mention), mention.first - 1
+    while place >= 0 and words[place] != lead:
+        place -= 1
+    return lead in _PLACES or (place > 0 and words[place - 1] in _SIDES.get(lead, ()))
 
 
-def _lead(words: list[str], mention: _Mention, back: int = 1) -> str:
-    """The word before a mention's noun phrase, or the one before that."""
-    before = [w for w in words[: mention.first] if w not in _DETERMINERS and w not in _ADJECTIVES]
-    return before[-back] if len(before) >= back else ""
+def _lead(words: list[str], mention: _Mention) -> str:
+    """The word before a mention's noun phrase."""
+    before = reversed(words[: mention.first])
+    return next((w for w in before if w not in _DETERMINERS and w not in _ADJECTIVES), "")
 
 
 def _words(text: str) -> list[str]:
@@ -240,5 +257,5 @@ def _plural(word: str) -> str:
 
 
 _COLOUR_OF, _THING_OF = _table(COLOURS), _table(THINGS)
-_STOPS = _PREPOSITIONS | _COPULAS | _BREAKS | _PRONOUNS - _DETERMINERS
+_STOPS = _PREPOSITIONS | _COPULAS | _BREAKS | _PRONOUNS - _DETERMINERS | {","}
 _ADJECTIVES = _set("small large big little tall short tiny left right upper lower top bottom glass")

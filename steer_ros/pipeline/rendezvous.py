@@ -158,8 +158,9 @@ class Rendezvous(Generic[Tokens, Masks]):
             if self._waiting.expects:
                 self._masks.pop(self._waiting.stamp, None)
         if expects:
-            if self._latest is None or self._given == stamp:
-                self._given = None  # masks that came before were perception's own
+            given, latest = self._given, self._latest
+            if latest is None or (given is not None and latest < given <= stamp):
+                self._given = None  # masks that came since were perception's own, the first of them a lost frame's
             self._own.pop(stamp, None)
             self._own[stamp] = None
             _trim(self._own, KEEP)

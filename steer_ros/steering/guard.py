@@ -22,7 +22,9 @@ _MAY_DOUBLE = frozenset(
     + ("in", "on", "out", "up", "down", "over", "her")
 )
 _STUTTER = re.compile(r"(?i)\b([^\W\d_]+(?:[^\S\n]+[^\W\d_]+){0,3})[^\S\n]+\1\b")
-_BY_PAIRS = re.compile(r"(?i)([^\W\d_]+)(?:\s+(?:and|by|after|upon|to|or)\s+\1)+\b")  # "step by step by step"
+_BY_PAIRS = re.compile(  # "step by step by step", "round and round and round"
+    r"(?i)\b(?:([^\W\d_]+)(?: (?:by|after) \1\b)+|(round|on|over|again|up|down|more|out|around)(?: and \2\b)+)"
+)
 _SIGN_FIRST = re.compile(r"^[.,;:!?)\]}]")
 
 
@@ -97,7 +99,7 @@ class Guard:
             return "malformed answer: it ended without an action"
         if _SIGN_FIRST.match(action):
             return f"malformed answer: the action begins with {action[0]!r}"
-        words = _BY_PAIRS.sub(r"\1", action)
+        words = _BY_PAIRS.sub("", action)
         stutter = next((m for m in _STUTTER.finditer(words) if m[1].lower() not in _MAY_DOUBLE), None)
         if stutter is not None:
             return f"malformed answer: {_shown(stutter[1])} twice in a row"

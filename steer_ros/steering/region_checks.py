@@ -43,11 +43,8 @@ def content(tokens: Tensor, inside: Tensor) -> float:
     if min(left.shape[:2]) >= SIDE:
         for along in (1, 0, 1, 0):
             left = left - left.median(along, keepdim=True).values
-    whole = float(left.square().sum(-1).mean().sqrt())
-    size = float(tokens.square().sum(-1).mean().sqrt())
-    return (
-        0.0 if whole <= FLAT * size else float(left[inside.to(tokens.device)].square().sum(-1).mean().sqrt()) / whole
-    )
+    whole = _rms(left)
+    return 0.0 if whole <= FLAT * _rms(tokens) else _rms(left[inside.to(tokens.device)]) / whole
 
 
 def region_warning(
