@@ -30,7 +30,8 @@ def test_answers_that_stand_and_fall_together_are_less_sure():
     apart = share([True, False] * 300, [i // 10 for i in range(600)])
     assert scenes["n"] == 60 and scenes["value"] == alone["value"]
     assert scenes["low"] < alone["low"] and scenes["high"] > alone["high"]
-    assert apart == share([True, False] * 300)  # never more than there are answers
+    spread = share([True, False] * 300)
+    assert apart["low"] == pytest.approx(spread["low"], abs=0.002) and apart["low"] <= spread["low"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_answers_that_stand_and_fall_together_are_less_sure():
         (10, 8, 0.9, 0.9),
         (5, 8, 0.9, 0.3),
         (12, 3, 0.97, 0.2),
+        (8, 8, 0.8, 0.9),
     ],
 )
 def test_intervals_cover_as_often_as_they_say(scenes, answers, p, correlation):
@@ -86,7 +88,7 @@ def test_errors_cut(right, plain, value):
 
 def test_scenes_whose_answers_are_all_the_same_do_not_count_for_each():
     one, two, many = (share([1] * 300 * k, np.repeat(np.arange(k), 300).tolist())["low"] for k in (1, 2, 40))
-    assert one < two < 0.7 < many < 0.98
+    assert one <= two < 0.7 < many < 0.98
     never = difference([1.0] * 600, [1.0] * 600, [0] * 300 + [1] * 300)
     assert never["low"] == -never["high"] < -0.1
 

@@ -34,8 +34,8 @@ HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
 # What moves nothing though the region is missing, and may well be true: a bare yes or no, or that there is none.
 HARMLESS = re.compile(
     r"\W*(yes|no|(no\W+)?(there (is|are) (no|not)|i (do not|don.t|cannot|can.t) see)"
-    r"( (?!(and|or|so|but|then|while|it|them|up|down|pick|take|grasp|grab|lift|get|fetch|bring|move|push|pull|hold|touch"
-    r"|use|put|place|go|turn|open|close|drop|pour|press|start|stop|release)\b)[\w-]+){1,5})[\s.!]*",
+    r"( (?!(and|or|so|but|then|while|it|them|up|down|pick|take|grasp|grab|lift|get|fetch|bring|move|push|pull|hold"
+    r"|touch|use|put|place|go|turn|open|close|drop|pour|press|start|stop|release)\b)[\w-]+){1,5})[\s.!]*",
     re.IGNORECASE,
 )
 
