@@ -27,9 +27,9 @@ class Brittle(World):
         return turn
 
 
-def run(world):
-    world.learn_seeds(harm.SEED, 8)
-    return harm.run(world.options(limit=3, setting=SETTING))
+def run(world, scenes=3):
+    world.learn_seeds(harm.SEED, 2 * scenes + 2)
+    return harm.run(world.options(limit=scenes, setting=SETTING))
 
 
 def test_a_reasoner_that_steering_does_not_harm():
@@ -44,7 +44,7 @@ def test_a_reasoner_that_steering_does_not_harm():
 
 
 def test_harm_shows():
-    rows = run(Brittle("follow"))
+    rows = run(Brittle("follow"), scenes=8)  # three would not rule out chance
     assert rows["off_region_steered"]["value"] < 0.5 < rows["off_region_unsteered"]["value"]
     expected = rows["off_region_unsteered"]["value"] - rows["off_region_steered"]["value"]
     assert rows["off_region_loss"]["value"] == pytest.approx(expected)

@@ -27,6 +27,12 @@ def pair(tmp_path_factory):
     return Perceiver.from_pretrained("builtin:lab-vl"), Reasoner.from_pretrained(str(folder)), folder
 
 
+@pytest.fixture(autouse=True)
+def few_controls(monkeypatch):
+    """The controls on one other frame."""
+    monkeypatch.setattr(tune_heads, "CONTROLS", 1)
+
+
 def options(module, *given):
     parser = argparse.ArgumentParser()
     parser.add_argument("--out")
