@@ -35,19 +35,21 @@ def test_answers_that_stand_and_fall_together_are_less_sure():
 
 
 @pytest.mark.parametrize(
-    ("scenes", "answers", "p", "correlation"),
+    ("scenes", "answers", "p", "correlation", "least"),
     [
-        (40, 5, 0.8, 0.2),
-        (40, 8, 0.98, 0.0),
-        (40, 8, 0.98, 0.9),
-        (10, 8, 0.9, 0.9),
-        (5, 8, 0.9, 0.3),
-        (12, 3, 0.97, 0.2),
-        (8, 8, 0.8, 0.9),
+        (40, 5, 0.8, 0.2, 0.9),
+        (40, 8, 0.98, 0.0, 0.9),
+        (40, 8, 0.98, 0.9, 0.9),
+        (10, 8, 0.9, 0.9, 0.9),
+        (5, 8, 0.9, 0.3, 0.9),
+        (12, 3, 0.97, 0.2, 0.9),
+        (8, 8, 0.8, 0.9, 0.9),
+        (20, 8, 0.9, 0.9, 0.8),
     ],
 )
-def test_intervals_cover_as_often_as_they_say(scenes, answers, p, correlation):
-    """Few scenes, rare misses, answers of a scene that stand and fall together: 95% means 90% or more."""
+def test_intervals_cover_as_often_as_they_say(scenes, answers, p, correlation, least):
+    """Few scenes, rare misses, answers of a scene that stand and fall together: 95% means 90% or more,
+    and 80% where nearly all answers go with their scene."""
     rng = np.random.default_rng(3)
     groups, covered, alone = np.repeat(np.arange(scenes), answers).tolist(), 0, 0
     for _ in range(200):
@@ -58,7 +60,7 @@ def test_intervals_cover_as_often_as_they_say(scenes, answers, p, correlation):
         covered += row["low"] <= p <= row["high"]
         row = share(hits)
         alone += row["low"] <= p <= row["high"]
-    assert covered >= 180
+    assert covered >= least * 200
     assert correlation < 0.3 or alone < covered
 
 

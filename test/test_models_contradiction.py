@@ -2,7 +2,7 @@
 
 import pytest
 
-from steer_ros.models.contradiction import contradiction
+from steer_ros.models.contradiction import contradiction, moves_nothing
 
 RED = ["red beaker"]
 
@@ -125,3 +125,27 @@ def test_no_lab_answer_contradicts_its_own_object():
         for task in ("pick", "describe"):
             others = [f for f in facts if f.name != target.name]
             assert all(contradiction(open_action(task, other), [target.name]) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("action", "harmless"),
+    [
+        ("No.", True),
+        ("YES!", True),
+        ("There is no green square.", True),
+        ("No, there is no small green square there.", True),
+        ("I don’t see a red beaker.", True),
+        ("There is no green square. Pick up the blue one.", False),
+        ("There are no obstacles: move the arm to the left.", False),
+        ("There is no red beaker so pick up the blue dish.", False),
+        ("There is no red beaker and I pick up the blue dish.", False),
+        ("I do not see the red beaker - pick up the blue dish.", False),
+        ("There is no dish - beaker", False),
+        ("There is not much time pick up the blue dish", False),
+        ("There are no obstacles pick it up", False),
+        ("Pick up the blue dish. There is no red one.", False),
+        ("No, pick up the blue one.", False),
+    ],
+)
+def test_what_moves_nothing(action, harmless):
+    assert moves_nothing(action) is harmless

@@ -8,7 +8,6 @@ from test_nodes_bad_input import report
 from test_nodes_loop import Loop
 
 from steer_ros.msg import ActionText
-from steer_ros.nodes.reasoning import HARMLESS
 
 LABEL = {"look_for": "red square"}
 
@@ -85,29 +84,6 @@ def test_an_action_whose_region_is_missing_is_told_and_by_policy_held_back(bench
     assert loop.send().text == "Pick up the blue one."  # nobody said where to look
     bench.wait(lambda: len(loop.texts) == 4, "the actions")
     assert report(loop, loop.reasoning)[1]["region_missing"] == "5"
-
-
-@pytest.mark.parametrize(
-    ("action", "harmless"),
-    [
-        ("No.", True),
-        ("YES!", True),
-        ("There is no green square.", True),
-        ("No, there is no small green square there.", True),
-        ("I don’t see a red beaker.", True),
-        ("There is no green square. Pick up the blue one.", False),
-        ("There are no obstacles: move the arm to the left.", False),
-        ("There is no red beaker so pick up the blue dish.", False),
-        ("There is no red beaker and I pick up the blue dish.", False),
-        ("I do not see the red beaker - pick up the blue dish.", False),
-        ("There is not much time pick up the blue dish", False),
-        ("There are no obstacles pick it up", False),
-        ("Pick up the blue dish. There is no red one.", False),
-        ("No, pick up the blue one.", False),
-    ],
-)
-def test_what_moves_nothing(action, harmless):
-    assert bool(HARMLESS.fullmatch(action)) is harmless
 
 
 def test_a_box_where_there_is_no_frame_is_a_missing_region(bench):

@@ -37,7 +37,7 @@ from ..steering import make_law
 from .options import Options
 from .pope_answers import NO, YES, Answerer
 from .pope_regions import Found, Grounder, TrueBoxes, regions
-from .scenes import Case, cases, check
+from .scenes import Case, cases, check, reach
 from .settings import UNSTEERED, Setting, override
 from .stats import Row, errors_cut, share, yes_no
 from .tally import Tally, gather
@@ -150,8 +150,7 @@ def names_lying(options: Options, first: int, count: int) -> dict[int, set[str]]
         return {
             stamp: {f"{o.colour} {o.shape}" for o in seen} for stamp, seen in read_truth(options.data).frames.items()
         }
-    # Scenes with a single name are passed over, so the run goes a little beyond `count` seeds.
-    return {seed: {o.name for o in make_scene(seed).objects} for seed in range(first, first + 2 * count + 8)}
+    return {seed: {o.name for o in make_scene(seed).objects} for seed in reach(first, count)}
 
 
 def ask_about(case: Case, lying: set[str], popular: Sequence[str]) -> list[Question]:

@@ -17,7 +17,7 @@ from ..models.loading import stop_ids
 from ..regions.mask import pool_to_tokens
 from ..steering import Span, SteeringField
 from ..steering.schedule import as_schedule
-from .asking import LONGEST
+from .asking import LONGEST, must_see
 from .batching import BatchDecoder, pick
 from .settings import Setting
 
@@ -55,8 +55,7 @@ class Answerer:
     def look(self, features: VisualFeatures) -> Scene:
         """Read a frame."""
         reasoner = self._reasoner
-        if reasoner.bridge_for(features) != TOKEN:
-            raise ValueError(f"reasoning: {reasoner.name!r} has no token bridge; pope accepts one that sees frames")
+        must_see(reasoner, features)
         context = reasoner.layout.with_tokens("", [int(features.tokens.shape[0])])
         start, length = context.spans[0]
         head = Context(context.ids[: start + length], context.spans, TOKEN)

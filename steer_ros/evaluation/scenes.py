@@ -142,9 +142,13 @@ def check(options: Options, default: int, *, names: int = 2) -> None:
         next(cases(perceiver, 0, count, options.data, names=names))
 
 
+def reach(first: int, count: int) -> range:
+    """The seeds that `cases` may look at for so many scenes: some are passed over."""
+    return range(first, first + 2 * count + 8)
+
+
 def _check_seeds(first: int, count: int) -> None:
-    last = first + 2 * count + 8  # some are passed over
-    taken = ""
+    last, taken = reach(first, count).stop, ""
     if first < TUNING_SEEDS.stop and last > TUNING_SEEDS.start:
         taken = f"{TUNING_SEEDS.start:,} to {TUNING_SEEDS.stop - 1:,}, on which settings are chosen"
     elif last > FIRST_TRAINING_SEED:

@@ -11,9 +11,8 @@ Row = dict[str, float]
 RESAMPLES = 2000
 Z = 1.96
 # How alike answers about one scene are is told from the scenes; they count as no less alike than so many scenes more
-# would make them that correlate by so much (in the suites 0.2 to 0.3 is usual). In simulations with 5 to 40 scenes of
-# 8 answers, 50 to 98% of them right, a share's interval then holds the truth in 92% or more where they correlate by 0
-# or 0.3, in 86% or more where by 0.9 (test_evaluation_stats.py has some of them).
+# would make them that correlate by so much (in the suites 0.2 to 0.3 is usual). test_evaluation_stats.py counts how
+# often intervals then hold the truth: nine times in ten or more, unless nearly all answers go with their scene.
 MORE_SCENES, CORRELATION = 5, 0.3
 
 

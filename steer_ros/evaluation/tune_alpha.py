@@ -190,9 +190,9 @@ def draw(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for number, (label, points) in enumerate(found.items()):
-        style = "--" if number % 4 == 3 else "-"  # the last one lies on another where both are good
-        axes.plot(*zip(*points), marker="o", linestyle=style, label=label)
+    for label, points in found.items():
+        dashed = label == list(found)[-1]  # it lies on another where both are good
+        axes.plot(*zip(*points), marker="o", linestyle="--" if dashed else "-", label=label)
     axes.set(xscale="log", xlabel="alpha", ylabel="whole answers right", ylim=(0, 1.02))
     axes.set_xticks(CURVE, [f"{alpha:g}" for alpha in CURVE], minor=False)
     axes.minorticks_off()

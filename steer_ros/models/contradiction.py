@@ -1,5 +1,5 @@
-"""Whether an action is about another object than the region it was steered to. Sure cases only: words that are not
-known here, pronouns and actions that name nothing contradict nobody."""
+"""Whether an action is about another object than the region it was steered to, and whether it moves anything at all.
+Sure cases only: words that are not known here, pronouns and actions that name nothing contradict nobody."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ _VERBS = _set("pick take grasp grab lift get fetch bring move push pull hold tou
 _ADVERBS = _set("up down over back out now then please slowly carefully just closer straight")
 _OWN = _set("gripper arm hand effector robot claw tool")  # what a robot moves to an object
 _BREAKS = _set("and or but then so while which who")
+_DOING = _VERBS | _BREAKS | _set("it them up down put place go turn open close drop pour press start stop release")
+_ABSENT = re.compile(
+    r"(?:no\W+)?(?:there (?:is|are) (?:no|not)|i (?:do not|don.t|cannot|can.t) see)((?: \w[\w-]*){1,5})[\s.!]*", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,15 @@ def contradiction(action: str, labels: Sequence[str]) -> str:
         return ""
     said = " ".join(words[named.first : named.last + 1])
     return f"contradiction: the action is about {said!r}, the region is {' or '.join(map(repr, labels))}"
+
+
+def moves_nothing(action: str) -> bool:
+    """Whether an action is a bare yes or no, or says in a few words that something is not there: whatever the region,
+    it may be said, and no robot moves for it."""
+    if re.fullmatch(r"\W*(yes|no)\W*", action, re.I):
+        return True
+    absent = _ABSENT.fullmatch(action.strip())
+    return absent is not None and not _DOING.intersection(_words(absent[1]))
 
 
 def _clauses(text: str) -> list[list[str]]:
@@ -215,7 +228,8 @@ def _is_object(words: list[str], mention: _Mention) -> bool:
     before = words[: mention.first]
     if any(word in _NEGATIONS for word in before):
         return False
-    lead = _lead(words, mention)
+    at = _lead(words, mention)
+    lead = words[at] if at >= 0 else ""
     if lead in ("use", "using") and "to" in words[mention.last + 1 :]:
         return False  # a tool
     copula = any(word in _COPULAS for word in before)
@@ -228,16 +242,16 @@ def _is_object(words: list[str], mention: _Mention) -> bool:
 
 def _is_place(words: list[str], mention: _Mention) -> bool:
     """Whether the mention only says where something else is: "next to the red beaker"."""
-    lead, place = _lead(words, mention), mention.first - 1
-    while place >= 0 and words[place] != lead:
-        place -= 1
-    return lead in _PLACES or (place > 0 and words[place - 1] in _SIDES.get(lead, ()))
+    at = _lead(words, mention)
+    if at < 0:
+        return False
+    return words[at] in _PLACES or (at > 0 and words[at - 1] in _SIDES.get(words[at], ()))
 
 
-def _lead(words: list[str], mention: _Mention) -> str:
-    """The word before a mention's noun phrase."""
-    before = reversed(words[: mention.first])
-    return next((w for w in before if w not in _DETERMINERS and w not in _ADJECTIVES), "")
+def _lead(words: list[str], mention: _Mention) -> int:
+    """The index of the word before a mention's noun phrase; -1 if there is none."""
+    passed = _DETERMINERS | _ADJECTIVES
+    return next((i for i in reversed(range(mention.first)) if words[i] not in passed), -1)
 
 
 def _words(text: str) -> list[str]:

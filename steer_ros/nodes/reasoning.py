@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from std_msgs.msg import String
 
 from steer_ros.models.context import TEXT
-from steer_ros.models.contradiction import contradiction
+from steer_ros.models.contradiction import contradiction, moves_nothing
 from steer_ros.models.reasoner import Reasoner
 from steer_ros.models.turn import Turn
 from steer_ros.models.writer import ROLLBACK, THINKING
@@ -31,13 +30,6 @@ from steer_ros.steering.laws import MARKED
 
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
-# What moves nothing though the region is missing, and may well be true: a bare yes or no, or that there is none.
-HARMLESS = re.compile(
-    r"\W*(yes|no|(no\W+)?(there (is|are) (no|not)|i (do not|don.t|cannot|can.t) see)"
-    r"( (?!(and|or|so|but|then|while|it|them|up|down|pick|take|grasp|grab|lift|get|fetch|bring|move|push|pull|hold"
-    r"|touch|use|put|place|go|turn|open|close|drop|pour|press|start|stop|release)\b)[\w-]+){1,5})[\s.!]*",
-    re.IGNORECASE,
-)
 
 Masks = tuple[PatchGrid, list[Mask]]
 
@@ -250,7 +242,7 @@ class ReasoningNode(SteerNode):
             return  # it is not sent anyway
         if missing:
             reason = f"region missing: {missing}; the action is about whatever the model chose"
-            cut = "" if HARMLESS.fullmatch(answer.text) else ActionText.CUT_REGION_MISSING
+            cut = "" if moves_nothing(answer.text) else ActionText.CUT_REGION_MISSING
         else:
             turned = turn.law not in ("none", *MARKED) and turn.alpha < 0
             drawn = -1 if turned else 1  # a negative strength turns the look away from positive weights

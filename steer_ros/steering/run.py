@@ -112,12 +112,12 @@ class Run:
         report.calls_seen += 1
         steers, measures = self.steers_layer[layer], self.measures_layer[layer]
         segments: list[Segment] = []
+        scale = q.shape[-1] ** -0.5 if scaling is None else scaling
         if steers and self._adaptive is not None and self.field.spans and layer not in self._adapted:
             plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
-            self._adapt(forward, plan, layer, q, k, q.shape[-1] ** -0.5 if scaling is None else scaling)
+            self._adapt(forward, plan, layer, q, k, scale)
         if (steers or measures) and forward.gate_open:
             plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
-            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
             if steers:
                 low, high = forward.snapshot.low, forward.snapshot.high
                 segments = [s for s in plan.segments if self.law.moves(low[s.prefix], high[s.prefix])]
