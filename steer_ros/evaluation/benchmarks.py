@@ -23,9 +23,9 @@ from ..regions.grid import Box
 KINDS = ("vqav2", "gqa", "pope")
 POPE_SPLITS = ("random", "popular", "adversarial")
 _IMAGES = (".jpg", ".jpeg", ".png")
+# "imange": as POPE's own files have it.
 _POPE_OBJECT = re.compile(
-    r"(?:is|are) there (?:an? |any )?(.+?)(?: in the (?:image|imange|picture|photo|scene))?\s*\??$",
-    re.I,  # (sic)
+    r"(?:is|are) there (?:an? |any )?(.+?)(?: in the (?:image|imange|picture|photo|scene))?\s*\??$", re.I
 )
 
 
