@@ -11,7 +11,7 @@ from report import align
 from timing import time_calls
 from torch import Tensor
 
-from steer_ros.kernels.update import update
+from steer_ros.kernels import inspect, update_field
 
 LAYERS = 28  # R1-1.5B
 TOKENS = 32  # a turn: 28 · 32 calls at decode and 28 of prefill, "900 attention calls"
@@ -63,20 +63,20 @@ def measure_memory(dtype: torch.dtype, device: torch.device, rounds: int, keys: 
     field = Inputs(Case("decode", MEMORY_TOKENS + TEXT_ROWS, 6), torch.float32, torch.device("cpu")).field
     found: dict[str, object] = {"tokens": MEMORY_TOKENS, "field_bytes": field.memory_bytes, "workspace_bytes": None}
     words = f"memory for {MEMORY_TOKENS} tokens: field {field.memory_bytes} bytes"
-    try:
-        from steer_ros.kernels.decode import config, split_count, workspace_bytes
-    except ImportError:  # no Triton: the CPU path has no workspace of its own
-        return found, words
     processors, arch = 132, 90
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
         processors, arch = card.multi_processor_count, 10 * card.major + card.minor
     q_heads, k_heads = Case("decode", MEMORY_TOKENS, 6).heads
-    sizes = {}
-    for law in LAWS:
-        tile = config("decode", 128, law, arch)["BLOCK_N"]
-        splits = split_count(MEMORY_TOKENS + TEXT_ROWS, k_heads, processors, tile)
-        sizes[law] = workspace_bytes(1, q_heads, 128, splits, law)
+    try:
+        sizes = {
+            law: inspect.decode_workspace_bytes(
+                MEMORY_TOKENS + TEXT_ROWS, q_heads, k_heads, 128, law, arch, processors
+            )
+            for law in LAWS
+        }
+    except ImportError:  # no Triton: the CPU path has no workspace of its own
+        return found, words
     found["workspace_bytes"] = sizes
     return found, words + ", workspace " + ", ".join(f"{law} {size}" for law, size in sizes.items())
 
@@ -99,4 +99,4 @@ def _update_us(device: torch.device, rounds: int, keys: int) -> float:
     field = Inputs(Case("decode", keys, 6), torch.float32, device).field
     parts = torch.stack([field.weights, field.weights.flip(0)])
     strengths = torch.tensor([1.0, 0.5], device=device)
-    return time_calls({"update": [lambda: update(field, parts, strengths)]}, device, rounds)["update"].warm_us
+    return time_calls({"update": [lambda: update_field(field, parts, strengths)]}, device, rounds)["update"].warm_us

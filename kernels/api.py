@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import checks
 from .fields import KeyField
-from .reference_call import steered_attention_by_reference
-from .sdpa_call import steered_attention_sdpa
+from .impl.reference import steered_attention_by_reference
+from .impl.sdpa.call import steered_attention_sdpa
 
 _LAST_ROWS = -1  # q_start of the op: the rows are the context's last
 _SCHEMA = (
@@ -265,7 +265,7 @@ def _fp32(strength: Tensor) -> Tensor:
 @cache
 def _triton(name: str) -> ModuleType:
     """decode or prefill, imported when first asked for: Triton need not be there for the rest."""
-    return importlib.import_module(f".{name}", __package__)
+    return importlib.import_module(f".impl.triton.{name}", __package__)
 
 
 @cache

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .reference import LAWS
+from .impl.reference import LAWS
 
 KERNELS = ("decode", "merge", "prefill", "update")
 HEAD_SIZES = (64, 80, 96, 128)
@@ -170,10 +170,10 @@ def _launch(case: Case) -> None:
     weights = torch.zeros(keys, dtype=torch.int8)
     weights[100:200] = 127  # within a span in either case
     if case.entry == "update":
-        from .update import update
+        from .update import update_field
 
         field = make_key_field(weights, spans, device="cpu")
-        update(field, torch.stack([field.weights] * 2), torch.ones(2), impl="triton", arch=case.arch)
+        update_field(field, torch.stack([field.weights] * 2), torch.ones(2), impl="triton", arch=case.arch)
         return
     q_heads = key_heads * case.group
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[case.dtype]
@@ -185,12 +185,12 @@ def _launch(case: Case) -> None:
     rows = torch.ones(1 if case.entry == "decode" else n_rows, dtype=torch.bool) if case.gated else None
     shared = dict(scale=case.head_size**-0.5, rows=rows, focus=case.focus, arch=case.arch)
     if case.entry == "decode":
-        from .decode import decode
+        from .impl.triton.decode import decode
 
         q = torch.zeros(1, q_heads, 1, case.head_size, dtype=dtype)
         decode(q, k, k, field, case.law, one, one, length=torch.tensor([keys], dtype=torch.int32), **shared)
     else:
-        from .prefill import prefill
+        from .impl.triton.prefill import prefill
 
         q = torch.zeros(1, q_heads, n_rows, case.head_size, dtype=dtype)
         prefill(q, k, k, field, case.law, one, one, q_start=keys - n_rows, length=keys, **shared)
@@ -314,3 +314,16 @@ def broken_budgets(rows: Iterable[Row], *, max_shared: int | None = None, max_ra
         if row.law == "additive" and not row.focus and row.instructions_ratio > ratio:
             lines.append(f"{row.name}: {row.instructions_ratio:.3f} times the instructions; at most {ratio:.3f}")
     return lines
+
+
+def decode_workspace_bytes(
+    keys: int, q_heads: int, k_heads: int, head_size: int, law: str, arch: int, processors: int
+) -> int:
+    """Bytes of the decode kernel's workspace for one row over `keys` keys on a card (arch 90 is sm_90).
+
+    Raises ImportError where Triton is not installed.
+    """
+    from .impl.triton.decode import config, split_count, workspace_bytes
+
+    tile = config("decode", head_size, law, arch)["BLOCK_N"]
+    return workspace_bytes(1, q_heads, head_size, split_count(keys, k_heads, processors, tile), law)

@@ -18,7 +18,7 @@ IMPLS = ("auto", "torch", "triton")
 BLOCK = 1024
 
 
-def update(
+def update_field(
     field: KeyField, parts: Tensor, strengths: Tensor | None = None, *, impl: str = "auto", arch: int | None = None
 ) -> None:
     """Write the union of `parts` into field.weights, and what follows from it into field.seen.
@@ -68,7 +68,7 @@ def _by_torch(field: KeyField, parts: Tensor, strengths: Tensor | None) -> None:
 
 
 def _by_triton(field: KeyField, parts: Tensor, strengths: Tensor | None) -> None:
-    from .update_kernel import update_kernel
+    from .impl.triton.field_update import update_kernel
 
     batch, n = (parts.shape[0] if parts.ndim == 3 else 1), parts.shape[-1]
     with torch.cuda.device(parts.device) if parts.is_cuda else contextlib.nullcontext():

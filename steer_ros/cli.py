@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+
+from .commands.arguments import OneLineParser
 
 # command -> (module with add_arguments and main, one line of help); imported only when asked for
 COMMANDS = {
-    "simulate": ("steer_ros.steering.simulate", "the research note's numbers, with their closed form"),
+    "simulate": ("steer_ros.commands.simulate", "the research note's numbers, with their closed form"),
     "demo": (
-        "steer_ros.lab.demo",
+        "steer_ros.lab.demo.command",
         "replay a bench clip through ROS 2 into the VTA loop, steered and unsteered",
     ),
     "bag": ("steer_ros.lab.bag", "write a bench clip as a rosbag2 with its truth"),
-    "train": ("steer_ros.lab.train", "train the built-in models"),
-    "bench": ("steer_ros.steering.bench", "what the attention kernels cost, without a GPU"),
-    "tune": ("steer_ros.evaluation.tune", "find the heads, strength and schedule that steer a model best"),
+    "train": ("steer_ros.lab.training.train", "train the built-in models"),
+    "bench": ("steer_ros.commands.bench", "what the attention kernels cost, without a GPU"),
+    "tune": ("steer_ros.evaluation.tuning.command", "find the heads, strength and schedule that steer a model best"),
     "evaluate": ("steer_ros.evaluation.command", "what steering does to answers: suites with known answers"),
-    "examine": ("steer_ros.lab.examine", "examine the built-in models on held-out scenes"),
+    "examine": ("steer_ros.evaluation.examine", "examine the built-in models on held-out scenes"),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = Parser(prog="steer-ros", description=__doc__.split("\n")[0])
+    parser = OneLineParser(prog="steer-ros", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():

@@ -13,27 +13,28 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import output_file
+from ..commands.arguments import output_file
 from ..models.loading import ModelLoadError
 from ..steering import LAW_NAMES, UnsteerableModelError, make_law
-from .extras import ExtraError, need_at_import
-from .options import Options
+from .harness.eval_config import Options
+from .harness.intervals import Row
+from .harness.optional_packages import ExtraError, need_at_import
+from .harness.steering_setup import FIELDS, UNSTEERED, override
 from .report import write_report
-from .settings import FIELDS, UNSTEERED, override
-from .stats import Row
 
 # suite -> its module: run(options: Options) -> {key: {"value", "n", "low", "high"}}, KEYS: {key: what it says}, and
 # perhaps needs(options) -> modules for `need_at_import`
 SUITES = {
-    "redirect": "steer_ros.evaluation.redirect",
-    "refer": "steer_ros.evaluation.refer",
-    "pope": "steer_ros.evaluation.pope",
-    "vqa": "steer_ros.evaluation.vqa",
-    "text": "steer_ros.evaluation.text",
-    "harm": "steer_ros.evaluation.harm",
-    "compare": "steer_ros.evaluation.compare",
+    "redirect": "steer_ros.evaluation.suites.redirect",
+    "refer": "steer_ros.evaluation.suites.refer",
+    "pope": "steer_ros.evaluation.suites.pope.suite",
+    "vqa": "steer_ros.evaluation.suites.easy_vqa.suite",
+    "public": "steer_ros.evaluation.suites.public_sets.suite",
+    "text": "steer_ros.evaluation.suites.text.suite",
+    "harm": "steer_ros.evaluation.suites.harm",
+    "compare": "steer_ros.evaluation.suites.compare",
 }
-OWN_DATA = ("vqa", "text")  # suites that a folder of foreign scenes says nothing to; vqa takes one of a public set
+OWN_DATA = ("vqa", "public", "text")  # suites that a folder of foreign scenes says nothing to
 ERRORS = (ValueError, OSError, ExtraError, ModelLoadError, UnsteerableModelError)
 
 
@@ -47,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=output_file, help="write a Markdown report here, plots beside it in images/")
     parser.add_argument("--limit", type=int, help="scenes (or questions, where there are none); default by suite")
     parser.add_argument("--seed", type=int, help="the first scene's seed; default: the suite's held-out seeds")
-    parser.add_argument("--data", type=Path, help="folder of foreign scenes with truth.json, or (vqa) of a public set")
+    parser.add_argument(
+        "--data", type=Path, help="folder of foreign scenes with truth.json, or (public) of a published set"
+    )
     parser.add_argument("--kind", choices=("vqav2", "gqa", "pope"), help="of the public set; default: by its files")
     parser.add_argument("--perception", help="vision-language model; default by suite")
     parser.add_argument("--reasoning", help="reasoner; default by suite")
@@ -61,9 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the suites; prints a table for each. Returns 0, 1 when a suite of several failed, 2 after one line."""
-    names = list(SUITES) if args.suite == "all" else [args.suite]
-    left_out = [name for name in names if name in OWN_DATA] if args.suite == "all" and args.data is not None else []
-    names = [name for name in names if name not in left_out]
+    if args.suite == "vqa" and args.data is not None:
+        args.suite = "public"
+    names, left_out = [args.suite], []
+    if args.suite == "all":
+        without = () if args.data is None else OWN_DATA
+        left_out = [name for name in without if name != "public"]
+        names = [name for name in SUITES if name not in (*without, "public")]  # public's data can't be had for all
     try:
         options = options_of(args)
         prepare(names, options)
@@ -105,8 +112,10 @@ def options_of(args: argparse.Namespace) -> Options:
         raise ValueError(f"--data: {args.data}: no such folder")
     if args.data is not None and args.suite == "text":
         raise ValueError(f"--data: {args.data}: accepted is none with --suite text, which has prompts of its own")
-    if args.kind is not None and (args.data is None or args.suite != "vqa"):
-        raise ValueError(f"--kind: {args.kind}; accepted with --suite vqa and the --data of a public set")
+    if args.data is None and args.suite == "public":
+        raise ValueError("--data: none; --suite public needs the folder of a published set")
+    if args.kind is not None and args.suite != "public":
+        raise ValueError(f"--kind: {args.kind}; accepted with --suite public and the --data of a published set")
     overrides = {name: getattr(args, name) for name in FIELDS}
     try:
         check_overrides(overrides)

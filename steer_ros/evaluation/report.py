@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from .extras import ExtraError, need
-from .methods import DESCRIPTIONS
-from .settings import STEPS
-from .stats import Row
+from .harness.intervals import Row
+from .harness.optional_packages import ExtraError, need
+from .harness.steering_setup import STEPS
+from .suites.baselines import DESCRIPTIONS
 
 OURS, OUR_COLOUR = "ours", "#c2571a"
 

@@ -18,10 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..arguments import output_folder, real_number, whole_number
-from .clip import make_clip
-from .render import RenderedScene, Truth
-from .truth import BagTruth, write_truth
+from ..commands.arguments import output_folder, real_number, whole_number
+from .scenes.clip import make_clip
+from .scenes.ground_truth import BagTruth, write_truth
+from .scenes.render import RenderedScene, Truth
 
 STORAGES = ("mcap", "sqlite3")
 COMPRESSIONS = (False, "jpeg", "png")

@@ -11,10 +11,10 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Header
 
-from steer_ros.nodes.health import Health
+from steer_ros.nodes.diagnostics import Health
 from steer_ros.nodes.messages import stamp_of
+from steer_ros.nodes.parameter_specs import Setting
 from steer_ros.nodes.parameters import Parameters
-from steer_ros.nodes.settings import Setting
 from steer_ros.pipeline.lane import Lane
 
 SENSOR_DATA = QoSProfile(

@@ -11,7 +11,7 @@ import torch
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
-from steer_ros.models.perceiver import VisualFeatures
+from steer_ros.models.features import VisualFeatures
 from steer_ros.msg import RoiMask, RoiMaskArray, VisualTokens
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask

@@ -9,7 +9,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from steer_ros.nodes.settings import Setting, one_line, shown
+from steer_ros.nodes.parameter_specs import Setting, one_line, shown
 
 
 class Parameters:

@@ -11,20 +11,20 @@ from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import String
 
-from steer_ros.models.perceiver import Perceiver
 from steer_ros.msg import RoiMaskArray, VisualTokens
 from steer_ros.nodes.base import LATEST, SENSOR_DATA, STREAM, SteerNode, header_copy
 from steer_ros.nodes.images import BadImage, check, shrunk, to_message, to_rgb
 from steer_ros.nodes.messages import masks_message, stamp_of, tokens_message
+from steer_ros.nodes.parameter_specs import PERCEPTION
 from steer_ros.nodes.process import run
-from steer_ros.nodes.settings import PERCEPTION
-from steer_ros.pipeline.drawing import label_image, overlay
+from steer_ros.perception.perceiver import Perceiver
+from steer_ros.perception.region_source import Lookout, Sighting, resized
 from steer_ros.pipeline.handover import Handover, Seen
 from steer_ros.pipeline.lane import fence
-from steer_ros.pipeline.lookout import Lookout, Sighting, resized
 from steer_ros.pipeline.mailbox import Mailbox
-from steer_ros.pipeline.order import FrameOrder, Standing
+from steer_ros.pipeline.stamp_order import FrameOrder, Standing
 from steer_ros.pipeline.trace import Trace
+from steer_ros.regions.drawing import label_image, overlay
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ from typing import Any
 
 from std_msgs.msg import String
 
-from steer_ros.models.context import TEXT
-from steer_ros.models.contradiction import contradiction, moves_nothing
-from steer_ros.models.reasoner import Reasoner
-from steer_ros.models.turn import Turn
-from steer_ros.models.writer import ROLLBACK, THINKING
 from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
 from steer_ros.nodes.base import LATEST, STREAM, SteerNode, one_line
 from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
+from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, MODEL_GATE, REASONING
 from steer_ros.nodes.process import run
-from steer_ros.nodes.settings import DEFAULT_INSTRUCTION, MODEL_GATE, REASONING
 from steer_ros.pipeline.deadline import Deadline
 from steer_ros.pipeline.handover import Handover, Seen
-from steer_ros.pipeline.rendezvous import Meeting, Rendezvous
+from steer_ros.pipeline.synchronizer import Meeting, Rendezvous
 from steer_ros.pipeline.trace import Trace
+from steer_ros.reasoning.answer_stream import ROLLBACK, THINKING
+from steer_ros.reasoning.contradiction import contradiction, moves_nothing
+from steer_ros.reasoning.prompt import TEXT
+from steer_ros.reasoning.reasoner import Reasoner
+from steer_ros.reasoning.turn import Turn
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask
 from steer_ros.steering.gate import Gate

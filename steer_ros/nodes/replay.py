@@ -32,7 +32,7 @@ from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import stamp_of
 from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
-from steer_ros.pipeline.order import FrameOrder, Standing
+from steer_ros.pipeline.stamp_order import FrameOrder, Standing
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ANSWERS, TOKENS, MASKS = (f"steer_ros/msg/{name}" for name in ("ActionText", "VisualTokens", "RoiMaskArray"))

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from .errors import SteeringNotAppliedError, UnsteerableModelError
 from .field import FieldSnapshot, Span, SteeringField
 from .gate import PHASES, Gate
-from .guard import Guard
 from .laws import LAW_NAMES, Law, make_law
 from .report import FocusRows, SteeringReport
 from .schedule import Schedule
@@ -20,7 +19,6 @@ __all__ = [
     "FieldSnapshot",
     "FocusRows",
     "Gate",
-    "Guard",
     "Law",
     "Schedule",
     "Span",

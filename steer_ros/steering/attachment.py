@@ -15,14 +15,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 
+from .compatibility import attention_layers, smaller, text_decoder, window_of
 from .errors import SteeringNotAppliedError, UnsteerableModelError
 from .field import SteeringField
 from .gate import PHASES, Gate
+from .head_gains import StrengthNet
 from .laws import Law
 from .report import SteeringReport
-from .run import NO_ROW, Now, Run
-from .steerable import attention_layers, smaller, text_decoder, window_of
-from .strength import StrengthNet
+from .session import NO_ROW, Now, Run
 
 IMPLEMENTATION = "steer_ros"  # the name in Transformers' attention interface
 

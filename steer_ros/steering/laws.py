@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from steer_ros.kernels.checks import LAW_NAMES, MARKED, MAX_ALPHA, check_alpha, check_law, check_mark
+from steer_ros.kernels import LAW_NAMES, MARKED, MAX_ALPHA, check_alpha, check_law, check_mark
 
 __all__ = ["LAW_NAMES", "MARKED", "MAX_ALPHA", "Law", "make_law"]
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from numbers import Real
 
+import torch
+
 PHASES = ("prompt", "think", "act")
 _ACCEPTED = (
     '"constant", or parts joined by ";": prompt=, think=, act=, floor= (0 to 1), half_life= (tokens, above 0), '
@@ -116,3 +118,16 @@ def as_schedule(schedule: Schedule | str | None) -> Schedule:
     if schedule is None:
         return Schedule()
     return schedule if isinstance(schedule, Schedule) else Schedule.parse(schedule)
+
+
+def chosen_by(logits: torch.Tensor, plain: torch.Tensor, schedule: Schedule) -> torch.Tensor:
+    """The scores that a steered token is chosen by, from the row's steered and plain logits, fp32 [..., vocabulary]
+    all three: what `contrast` makes of them, -inf where a token is not `plausible`."""
+    scores = logits
+    if schedule.contrast is not None:
+        doubt = 1 - plain.softmax(-1).amax(-1, keepdim=True)
+        scores = scores + schedule.contrast * doubt * (logits - plain)
+    if schedule.plausible is not None:
+        least = plain.amax(-1, keepdim=True) + math.log(schedule.plausible)
+        scores = scores.masked_fill(plain < least, -math.inf)
+    return scores

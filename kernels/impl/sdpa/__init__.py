@@ -1,0 +1,1 @@
+"""Steered attention by PyTorch's own attention: what a CPU runs."""

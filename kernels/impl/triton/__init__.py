@@ -1,0 +1,1 @@
+"""Steered attention by Triton kernels: what a GPU runs."""

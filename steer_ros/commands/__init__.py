@@ -1,0 +1,1 @@
+"""``steer-ros <command>``: what the commands share (arguments, processes), and the small commands themselves."""

@@ -1,0 +1,1 @@
+"""What every suite is built from: cases, turns, results, intervals, and the settings under test."""

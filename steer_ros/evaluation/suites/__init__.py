@@ -1,0 +1,1 @@
+"""The suites: questions with known answers, each asked steered and unsteered."""

@@ -1,0 +1,98 @@
+"""The questions of one scene answered in batches: the frame is read once, and each question's rows follow it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from ....models import VisualFeatures
+from ....models.loading import stop_ids
+from ....reasoning import Reasoner
+from ....reasoning.prompt import THINK_END, TOKEN, Context, embed
+from ....regions.mask import pool_to_tokens
+from ....steering import Span, SteeringField
+from ....steering.schedule import as_schedule
+from ...harness.batch_decoder import BatchDecoder, pick
+from ...harness.steering_setup import Setting
+from ...harness.turns import LONGEST, must_see
+
+YES, NO = "Yes.", "No."
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A frame as the reasoner has read it, up to its last visual token: no row of that is ever steered."""
+
+    features: VisualFeatures
+    head: Context
+    cache: DynamicCache
+
+
+class Answerer:
+    """Answers many prompts about one frame as `Reasoner.generate` would one by one, without its guard.
+
+    Raises:
+        ValueError: a reasoner that does not get frames by a token bridge (in words a region says what it is).
+    """
+
+    def __init__(self, reasoner: Reasoner):
+        self._reasoner = reasoner
+        layout = reasoner.layout
+        self._attachment = reasoner.attachment
+        self._decoder = BatchDecoder(
+            reasoner.model,
+            reasoner.tokenizer,
+            self._attachment,
+            stop_ids(reasoner.model, reasoner.tokenizer),
+            layout.think_end if layout.opens_thought else None,
+        )
+
+    def look(self, features: VisualFeatures) -> Scene:
+        """Read a frame."""
+        reasoner = self._reasoner
+        must_see(reasoner, features)
+        context = reasoner.layout.with_tokens("", [int(features.tokens.shape[0])])
+        start, length = context.spans[0]
+        head = Context(context.ids[: start + length], context.spans, TOKEN)
+        with torch.no_grad():
+            cache = self._decoder.read(embeds=embed(reasoner.model, head, [features.tokens], reasoner.bridge))
+        return Scene(features, head, cache)
+
+    def answer(self, scene: Scene, prompts: Sequence[str], setting: Setting, weights: np.ndarray | None) -> list[str]:
+        """The action of each answer, stripped; "" where the thought was never closed.
+
+        Args:
+            weights: the region, int8 [rows, cols] on the patch grid; None: unsteered.
+        """
+        steers = weights is not None and setting.steers
+        schedule = as_schedule(setting.schedule) if steers else None
+        known = len(scene.head.ids)
+        tails = [self._reasoner.layout.with_tokens(p, [scene.head.spans[0][1]]).ids[known:] for p in prompts]
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for place, tail in enumerate(tails):
+            by_length[len(tail)].append(place)
+        answers = [""] * len(prompts)
+        for places in by_length.values():
+            with self._steering(scene, setting, weights) if steers else nullcontext():
+                cache = pick(scene.cache, [0] * len(places))
+                texts = self._decoder.write(cache, [tails[place] for place in places], LONGEST, schedule=schedule)
+            for place, text in zip(places, texts, strict=True):
+                answers[place] = self._action(text)
+        return answers
+
+    def _steering(self, scene: Scene, setting: Setting, weights: np.ndarray):
+        spans = [Span(*span) for span in scene.head.spans]
+        tokens = pool_to_tokens(setting.mask(weights), scene.features.grid.merge).reshape(-1)
+        field = SteeringField(spans, [tokens], setting.gain, self._reasoner.device)
+        return self._attachment.steer(field, setting.law, setting.gate)
+
+    def _action(self, text: str) -> str:
+        if not self._reasoner.layout.opens_thought:
+            return text.strip()
+        return text.partition(THINK_END)[2].strip()

@@ -1,0 +1,160 @@
+"""Suite `redirect`: the region moves from object to object of a scene; does the answer follow, whole?
+
+Each object of each held-out scene is the region once (its true box), and each open instruction is asked: the answer is
+right when its action is, word for word, the one about that object, and its thought names that object and no other.
+The main number is that of the instructions whose answers name an object ("pick", "describe"); the others ("What colour
+is it?") are reported by kind. The unsteered answer to the same question is judged the same way, and so is the one
+steered to a region of the same size elsewhere.
+
+Two switches while the answer is written: `switch_followed` moves the region to another object right after the thought
+has named the first, and asks that the action be about the new one; `switch_early` moves it at a token drawn at random
+before the name begins, and asks that everything after be about the new one. With the guard on, an answer whose region
+moves away is begun anew under the new one; `switch_unguarded` is what attention alone does to the words that follow.
+
+Strength: five settings from half to twice the setting's own (see `settings.scaled`), on the same questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ...lab.scenes.instructions import OPEN, OPENING
+from ...lab.scenes.visible_objects import Fact
+from ...perception import Perceiver
+from ...reasoning import Reasoner
+from ...regions.boxes import iou
+from ..harness.answer_grammar import KINDS, NAMING, acted, another, exactly, first_mention, malformed, whole
+from ..harness.cases import Case, cases, check
+from ..harness.eval_config import Options
+from ..harness.intervals import Row, worst
+from ..harness.results import Tally, gather
+from ..harness.steering_setup import STEPS, UNSTEERED, Setting, scaled
+from ..harness.turns import after_tokens, ask, ask_switching, named_one, opening_tokens
+
+SEED = 400_000
+SALT = 1
+SCENES = 40  # some 160 objects, 2,000 turns
+MEAN_AREA = 0.035  # of a lab object's box in the frame; only the strength of share and target is counted from it
+
+KEYS = {
+    "whole_answer": "answers right from first word to last, of pick and describe, region from the true box",
+    "whole_pick": '… of "Pick up one object." and the like',
+    "whole_describe": '… of "Describe one object.", place included (two thirds of the image share their border)',
+    "exact_describe": "… by the third that the centre lies in, border or not",
+    "whole_colour": '… of "What colour is it?"',
+    "whole_shape": '… of "What shape is it?"',
+    "whole_where": '… of "Where is it?"',
+    "first_mention": "the first object named is the region's, pick and describe",
+    "malformed": "answers of any kind that the grammar does not have, or that were cut",
+    "unsteered": "whole_answer without steering: the same questions, greedy",
+    "unsteered_malformed": "malformed without steering",
+    "wrong_region": "whole_answer (pick) about the object while a region of the same size elsewhere is steered to",
+    "perceived": "whole_answer (pick) with the region that perception grounds for the object's name",
+    "perceived_found": "perception's box overlaps an object of that name (IoU of at least 0.5)",
+    "range4x_min": "whole_answer at the worst of five strengths from half to twice the setting's",
+    **{f"range4x_{i + 1}": f"… at {step:.3g} times the strength" for i, step in enumerate(STEPS)},
+    "switch_followed": "region moved after the thought's first mention: the action is right about the new object",
+    "switch_unguarded": "the same without the guard, which begins an answer anew when its region moves away",
+    "switch_early": "region moved at a random token before the name: the whole answer is about the new object",
+}
+
+
+def run(options: Options) -> dict[str, Row]:
+    """Ask and judge. Keys: see KEYS; those of strength and switches are left out where nothing is steered."""
+    check(options, SCENES)
+    tally = gather(options, part, options.size(SCENES))
+    rows = tally.shares(KEYS)
+    points = [rows[key] for key in rows if key.startswith("range4x_")]
+    if points:
+        rows["range4x_min"] = worst(points)
+    return {key: rows[key] for key in KEYS if key in rows}
+
+
+def part(options: Options, index: int, of: int) -> Tally:
+    """The questions about every of-th scene from `index` on."""
+    perceiver, reasoner = options.perceiver(), options.reasoner()
+    setting, tally, count = options.setting_for(reasoner), Tally(), options.size(SCENES)
+    first = options.first_seed(SEED)
+    for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
+        redirect(perceiver, reasoner, case, setting, tally)
+        if done % 5 == 0:
+            options.progress(f"redirect: {done * of} of {count} scenes")
+    return tally
+
+
+def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
+    """All questions about one scene."""
+    features, scene, rng = case.features, case.scene, case.rng(SALT)
+    prompts = {kind: str(rng.choice(OPEN[kind])) for kind in KINDS}
+    plain = {kind: ask(reasoner, features, prompts[kind], UNSTEERED, None) for kind in KINDS}
+    for kind, turn in plain.items():
+        tally.add("unsteered_malformed", malformed(kind, turn), scene)
+    for index, target in enumerate(case.facts):
+        weights = case.weights(target)
+        right = {}
+        for kind in KINDS:
+            turn = ask(reasoner, features, prompts[kind], setting, weights)
+            right[kind] = whole(kind, turn, target)
+            tally.add(f"whole_{kind}", right[kind], scene)
+            if kind == "describe":
+                tally.add("exact_describe", right[kind] and exactly(kind, turn, target), scene)
+            tally.add("malformed", malformed(kind, turn), scene)
+            if kind in NAMING:
+                tally.add("whole_answer", right[kind], scene)
+                tally.add("first_mention", first_mention(turn) == target.name, scene)
+                tally.add("unsteered", whole(kind, plain[kind], target), scene)
+        elsewhere = case.weights(case.elsewhere(target, rng))
+        tally.add(
+            "wrong_region", whole("pick", ask(reasoner, features, prompts["pick"], setting, elsewhere), target), scene
+        )
+        _perceived(perceiver, reasoner, case, target, prompts["pick"], setting, tally)
+        if not setting.steers:
+            continue
+        kind = NAMING[index % len(NAMING)]
+        for number, step in enumerate(STEPS):
+            hit = right[kind]
+            if step != 1.0:
+                turn = ask(reasoner, features, prompts[kind], scaled(setting, step, MEAN_AREA), weights)
+                hit = whole(kind, turn, target)
+            tally.add(f"range4x_{number + 1}", hit, scene)
+        _switches(reasoner, case, target, kind, prompts[kind], setting, rng, tally)
+
+
+def _perceived(
+    perceiver: Perceiver, reasoner: Reasoner, case: Case, target: Fact, prompt: str, setting: Setting, tally: Tally
+) -> None:
+    """The same with the region from perception: the first box that it grounds for the object's name."""
+    found = perceiver.ground(target.name, case.features)
+    same = [case.box(fact) for fact in case.facts if fact.name == target.name]
+    tally.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.scene)
+    weights = case.weights(found[0].box) if found else None
+    turn = ask(reasoner, case.features, prompt, setting, weights)
+    tally.add("perceived", whole("pick", turn, target), case.scene)
+
+
+def _switches(
+    reasoner: Reasoner,
+    case: Case,
+    target: Fact,
+    kind: str,
+    prompt: str,
+    setting: Setting,
+    rng: np.random.Generator,
+    tally: Tally,
+) -> None:
+    """The region moves to another object while the answer is written."""
+    other = another(case.facts, target)
+    if other is None:
+        return
+    first, second = case.weights(target), case.weights(other)
+    turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, named_one)
+    tally.add("switch_followed", switched and acted(kind, turn, other), case.scene)
+    turn, switched = ask_switching(
+        reasoner, case.features, prompt, replace(setting, guard=False), first, second, named_one
+    )
+    tally.add("switch_unguarded", switched and acted(kind, turn, other), case.scene)
+    due = after_tokens(int(rng.integers(1, opening_tokens(reasoner, OPENING) + 1)))
+    turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, due)
+    tally.add("switch_early", switched and whole(kind, turn, other), case.scene)

@@ -1,0 +1,1 @@
+"""The `text` suite: a language model steered to words of its prompt."""

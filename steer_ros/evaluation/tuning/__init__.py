@@ -1,0 +1,1 @@
+"""``steer-ros tune``: finding the heads, strengths and schedules that steer a model best."""

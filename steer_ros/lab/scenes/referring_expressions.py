@@ -1,0 +1,77 @@
+"""Referring phrases for the objects of a frame, and the grounding dialogue that lab-vl learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .scene import COLOURS, SHAPES
+from .visible_objects import Fact, matching
+
+# Things that are never on the bench, so that the models learn to say no to words as well as to combinations.
+ABSENT_NOUNS = (
+    "person", "hand", "phone", "hammer", "cup", "robot", "pen", "book", "plate", "screw",
+    "lamp", "battery", "wrench", "glove", "keyboard", "spoon", "camera", "cable", "towel", "apple",
+)  # fmt: skip
+REQUESTS = ("Find the {}.", "Locate the {}.", "Detect the bounding box of the {}.", "Where is the {}?")
+NOTHING = "none"
+
+
+def referring_phrase(target: Fact, facts: Sequence[Fact]) -> str:
+    """The shortest phrase that means ``target`` alone: ``red beaker``, or ``red beaker on the left`` among twins.
+
+    Raises:
+        ValueError: twins that no place word tells apart.
+    """
+    same = matching(facts, target.colour, target.shape)
+    if len(same) == 1:
+        return target.name
+    xs, ys = zip(*(f.centre for f in same if f.id != target.id))
+    x, y = target.centre
+    for apart, word in (
+        (min(xs) - x, "left"),
+        (x - max(xs), "right"),
+        (min(ys) - y, "top"),
+        (y - max(ys), "bottom"),
+    ):
+        if apart > 0.05:
+            return f"{target.name} {'on' if word in ('left', 'right') else 'at'} the {word}"
+    raise ValueError(f"object {target.id!r} ({target.name}): no place word tells it from its twins")
+
+
+def grounding_query(rng: np.random.Generator, facts: Sequence[Fact]) -> tuple[str, list[Fact]]:
+    """A noun phrase to look for and the facts it means: by name, by colour, by shape, or one that is not there."""
+    target = facts[int(rng.integers(len(facts)))]
+    draw = rng.random()
+    if draw < 0.55:
+        return target.name, matching(facts, target.colour, target.shape)
+    if draw < 0.63:
+        return f"{target.colour} object", matching(facts, target.colour)
+    if draw < 0.71:
+        return target.shape, matching(facts, None, target.shape)
+    if draw < 0.75:
+        return str(rng.choice(ABSENT_NOUNS)), []
+    if draw < 0.96:  # half right: the hard way to be absent
+        colour, shape = target.colour, str(rng.choice(SHAPES))
+        if rng.random() < 0.5:
+            colour, shape = str(rng.choice(COLOURS)), target.shape
+    else:
+        colour, shape = str(rng.choice(COLOURS)), str(rng.choice(SHAPES))
+    return f"{colour} {shape}", matching(facts, colour, shape)
+
+
+def grounding_answer(phrase: str, found: Sequence[Fact]) -> str:
+    """Qwen2-VL's grounding format, coordinates 0-999 in three digits, boxes from left to right; or ``none``."""
+    if not found:
+        return NOTHING
+    boxes = "".join(
+        "<|box_start|>({:03d},{:03d}),({:03d},{:03d})<|box_end|>".format(*(min(999, int(c * 1000)) for c in f.box))
+        for f in found
+    )
+    return f"<|object_ref_start|>{phrase}<|object_ref_end|>{boxes}"
+
+
+def grounding_request(rng: np.random.Generator, phrase: str) -> str:
+    """One of the ways to ask where something is."""
+    return str(rng.choice(REQUESTS)).format(phrase)

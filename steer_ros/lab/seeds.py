@@ -1,0 +1,3 @@
+"""Which seeds belong to what."""
+
+FIRST_TRAINING_SEED = 900_000

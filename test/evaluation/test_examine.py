@@ -1,0 +1,41 @@
+"""The examination's own judgement: what counts as naming, as a hit, and how sure a share is."""
+
+import pytest
+
+from steer_ros.evaluation.examine import names_only_what_is_there, object_in_action, wilson
+from steer_ros.lab.scenes.visible_objects import Fact
+
+FACTS = (Fact("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3)), Fact("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8)))
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("I look at the red cube. Pick up the red cube.", True),
+        ("I look at the red dish. Pick up the red cube.", False),
+        ("I look at it.", False),
+        ("There is a blue dish at the bottom right.", True),
+    ],
+)
+def test_naming_what_is_not_there_is_caught(text, right):
+    assert names_only_what_is_there(text, FACTS) is right
+
+
+@pytest.mark.parametrize(
+    ("task", "action", "name"),
+    [
+        ("pick", "Pick up the blue dish.", "blue dish"),
+        ("pick", "Pick up the blue dish. Pick up the blue dish.", None),
+        ("describe", "There is a red cube at the top left.", "red cube"),
+        ("describe", "There is a red cube at the top.", None),
+    ],
+)
+def test_an_answer_is_right_when_it_is_whole_and_true(task, action, name):
+    found = object_in_action(task, action, FACTS)
+    assert (found and found.name) == name
+
+
+def test_intervals():
+    low, high = wilson(50, 100)
+    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+    assert wilson(0, 0) == (0.0, 1.0)

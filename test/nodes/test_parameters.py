@@ -1,0 +1,161 @@
+"""Parameters: one place, described, type-tolerant, and refused with parameter, value and what is accepted."""
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
+from ros_helpers import Bench
+
+from steer_ros.nodes.parameter_specs import MAX_TEXT, PERCEPTION, REASONING
+from steer_ros.nodes.parameters import Parameters
+
+TABLES = {"perception": PERCEPTION, "reasoning": REASONING}
+SETTINGS = [(name, setting) for name, table in TABLES.items() for setting in table]
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def declared(bench, table=REASONING, on_change=None, **overrides):
+    node = bench.add(
+        LifecycleNode(
+            "tested",
+            context=bench.context,
+            parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
+        )
+    )
+    return node, Parameters(node, table, on_change)
+
+
+def put(node, name, value):
+    return node.set_parameters([Parameter(name, value=value)])[0]
+
+
+@pytest.mark.parametrize(("node", "setting"), SETTINGS, ids=lambda value: getattr(value, "name", value))
+def test_every_setting_has_a_description_and_accepts_its_own_default(node, setting):
+    assert len(setting.description) > 10
+    assert setting.validated(setting.default) == setting.default
+    assert setting.accepted
+
+
+@given(
+    st.sampled_from([s for _, s in SETTINGS]),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)
+    ),
+)
+def test_any_value_is_taken_in_the_right_type_or_refused_in_one_line(setting, value):
+    try:
+        taken = setting.validated(value)
+    except ValueError as error:
+        text = str(error)
+        assert text.startswith(f"parameter {setting.name}: ")
+        assert "\n" not in text
+        assert "accepted" in text
+    else:
+        assert type(taken) is type(setting.default)
+        assert taken == value
+        assert not isinstance(taken, float) or math.isfinite(taken)
+
+
+def test_an_integer_is_taken_where_a_real_is_meant(bench):
+    changes = []
+    node, parameters = declared(bench, on_change=lambda *change: changes.append(change), **{"deadline_ms": 40})
+    assert parameters["deadline_ms"] == 40.0
+    assert put(node, "steering.alpha", 3).successful
+    assert parameters["steering.alpha"] == 3.0
+    assert isinstance(parameters["steering.alpha"], float)
+    assert put(node, "steering.alpha", 2.5).successful
+    assert changes == [("steering.alpha", 3.0), ("steering.alpha", 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steering.alpha", math.nan),
+        ("steering.alpha", math.inf),
+        ("steering.alpha", 65),
+        ("steering.alpha", 64.5),
+        ("steering.alpha", "two"),
+        ("steering.alpha", True),
+        ("steering.law", "magic"),
+        ("steering.share", 1.5),
+        ("steering.share", "much"),
+        ("steering.target", 0),
+        ("steering.target", 1.0),
+        ("steering.schedule", ""),
+        ("steering.schedule", "act=2"),
+        ("steering.schedule", "sure=0"),
+        ("policy", "perhaps"),
+        ("steering.gate", "layers=7-3"),
+        ("steering.gate", ""),
+        ("instruction", 5),
+        ("instruction", "x" * (MAX_TEXT + 1)),
+        ("max_thought_tokens", 0),
+        ("max_thought_tokens", 5.0),
+        ("deadline_ms", -1),
+        ("steering.alpha", None),
+    ],
+)
+def test_bad_values_are_refused_by_name_and_the_old_one_stays(bench, name, value):
+    changes = []
+    node, parameters = declared(bench, on_change=lambda *change: changes.append(change))
+    before = parameters[name]
+    result = put(node, name, value)
+    assert not result.successful
+    assert name in result.reason
+    assert parameters[name] == before
+    assert not changes
+
+
+@pytest.mark.parametrize(("name", "value"), [("steering.alpha", math.nan), ("dtype", "float8"), ("autostart", "yes")])
+def test_a_bad_value_at_start_is_one_line(bench, name, value):
+    with pytest.raises(ValueError, match=f"^parameter {name}: .*accepted is [^\n]*$"):
+        declared(bench, **{name: value})
+
+
+def test_the_model_is_fixed_while_configured(bench):
+    node, parameters = declared(bench)
+    assert put(node, "model", "builtin:other").successful
+    parameters.locked = True
+    result = put(node, "model", "builtin:lab-r1")
+    assert not result.successful
+    assert "model" in result.reason
+    assert put(node, "instruction", "Describe one object.").successful
+    parameters.locked = False
+    assert put(node, "model", "builtin:lab-r1").successful
+
+
+def test_descriptors_carry_description_and_range(bench):
+    node, _ = declared(bench)
+    alpha = node.describe_parameter("steering.alpha")
+    assert alpha.description
+    assert (alpha.floating_point_range[0].from_value, alpha.floating_point_range[0].to_value) == (-64.0, 64.0)
+    assert node.describe_parameter("max_thought_tokens").integer_range[0].from_value == 1
+    assert "additive" in node.describe_parameter("steering.law").additional_constraints
+
+
+def test_the_file_of_defaults_says_what_the_code_says(repo):
+    content = yaml.safe_load((repo / "config" / "vta.yaml").read_text())
+    assert {key: value["ros__parameters"] for key, value in content.items()} == {
+        f"/**/{name}": _nested({setting.name: setting.default for setting in table}) for name, table in TABLES.items()
+    }
+
+
+def _nested(flat):
+    tree = {}
+    for name, value in flat.items():
+        *path, leaf = name.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[leaf] = value
+    return tree

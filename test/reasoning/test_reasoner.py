@@ -1,0 +1,229 @@
+"""Turns of a tiny R1: thought and action, streaming, limits, bad input."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from tiny_models import R1_PLAIN, frame, left_mask, perceiver, reasoner, script
+
+from steer_ros.models.decoding import GreedyDecoder
+from steer_ros.reasoning import Reasoner
+
+PROMPT = "Pick up one object."
+
+
+@pytest.fixture(scope="module")
+def thinker():
+    return reasoner()
+
+
+@pytest.fixture(scope="module")
+def features():
+    return perceiver().encode(frame())
+
+
+@pytest.fixture(scope="module")
+def mask(features):
+    return left_mask(features)
+
+
+@pytest.fixture
+def say(monkeypatch, thinker):
+    """Put an answer into the model's mouth. The model runs all the same."""
+    return lambda text: script(monkeypatch, thinker.tokenizer, text)
+
+
+def test_thought_and_action(thinker, features, say):
+    say("I look at the red beaker.\n</think>\n\nPick up the red beaker.")
+    heard = []
+    turn = thinker.generate(PROMPT, features, on_text=lambda phase, text: heard.append((phase, text)))
+    assert turn.thought == "I look at the red beaker."
+    assert turn.action == "Pick up the red beaker."
+    assert not turn.cut_short and turn.cut_reason == ""
+    assert turn.thought_tokens + turn.action_tokens == len(turn.output_ids) - 2  # </think> and the end
+    assert "".join(text for phase, text in heard if phase == "think").strip() == turn.thought
+    assert "".join(text for phase, text in heard if phase == "act").strip() == turn.action
+    phases = [phase for phase, _ in heard]
+    assert phases == sorted(phases, reverse=True)
+    assert {"embed", "prefill", "decode", "total"} <= set(turn.timings)
+    assert all(ms >= 0 for ms in turn.timings.values()) and turn.timings["total"] >= turn.timings["decode"]
+
+
+def test_a_bridge_says_what_it_was_not_made_for(thinker, features, say, monkeypatch):
+    def warnings_for(*frames):
+        say("I look.\n</think>\n\nPick it up.")
+        return thinker.generate(PROMPT, *frames).warnings
+
+    monkeypatch.setattr(thinker.bridge, "vl_model", "someone/lab-vl")
+    assert not warnings_for(replace(features, model="/elsewhere/lab-vl"))
+    assert not warnings_for(replace(features, model=""))
+    (warning,) = warnings_for(replace(features, model="Qwen/Other"))
+    assert warning.startswith("another model: ") and "Qwen/Other" in warning
+    (warning,) = warnings_for()
+    assert warning.startswith("no visual tokens: visual_context has no frame") and "someone/lab-vl" in warning
+    (warning,) = warnings_for(replace(features, tokens=features.tokens[:, :-1]))
+    assert "wide, not" in warning
+
+
+def test_characters_are_streamed_whole(thinker, features, say):
+    say("naïve 🙂\n</think>\n\ntake 試験管 🙂")
+    heard = []
+    turn = thinker.generate(PROMPT, features, on_text=lambda phase, text: heard.append(text))
+    assert turn.thought == "naïve 🙂" and turn.action == "take 試験管 🙂"
+    assert not any("\ufffd" in text for text in heard)
+
+
+def test_a_thought_without_end(thinker, features, say):
+    say("I look at the red beaker.")
+    turn = thinker.generate(PROMPT, features)
+    assert turn.thought == "I look at the red beaker." and turn.action == ""
+    assert turn.cut_short and turn.cut_reason == "malformed"
+
+
+def test_the_phase_does_not_outlast_the_turn(thinker, features, mask, say):
+    say("a</think>Go.")
+    assert thinker.generate(PROMPT, features, mask).action == "Go."
+    assert thinker.attachment.phase == "think"
+
+
+def test_an_empty_action(thinker, features, say):
+    say("a</think>\n\n")
+    turn = thinker.generate(PROMPT, features)
+    assert turn.action == "" and turn.cut_reason == "malformed"
+
+
+def test_a_thought_too_long_is_closed(thinker, features, say):
+    say("x" * 40 + "Pick it up.")
+    turn = thinker.generate(PROMPT, features, max_thought_tokens=20, max_new_tokens=60)
+    assert turn.thought == "x" * 20
+    assert turn.cut_short and turn.cut_reason == "thought_tokens"
+    forced = thinker.tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
+    assert turn.output_ids[20 : 20 + len(forced)] == forced
+    assert turn.action.endswith("Pick it up.")
+
+
+def test_a_thought_that_ends_in_time_is_left_alone(thinker, features, say):
+    say("x" * 20 + "</think>Go.")
+    turn = thinker.generate(PROMPT, features, max_thought_tokens=20)
+    assert (turn.thought, turn.action, turn.cut_short) == ("x" * 20, "Go.", False)
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(5, "thought_tokens"), (12, "action_tokens")])
+def test_an_answer_too_long(thinker, features, say, limit, reason):
+    say("abcdefg</think>" + "h" * 40)
+    turn = thinker.generate(PROMPT, features, max_new_tokens=limit)
+    assert len(turn.output_ids) == limit
+    assert turn.cut_short and turn.cut_reason == reason
+
+
+def test_the_models_own_limit_cuts(thinker, features, say, monkeypatch):
+    monkeypatch.setattr(Reasoner, "max_length", 70)
+    say("x" * 600)
+    turn = thinker.generate(PROMPT, features, max_new_tokens=10_000)
+    assert len(turn.prompt_ids) + len(turn.output_ids) == 70 and turn.cut_short
+
+
+@pytest.mark.parametrize("end", ["<｜end▁of▁sentence｜>", "<｜User｜>"])
+def test_every_end_token_ends(thinker, features, say, end):
+    say(f"a</think>Go.{end}on and on")
+    turn = thinker.generate(PROMPT, features)
+    assert turn.action == "Go." and not turn.cut_short
+
+
+def test_stopped_before_it_began(thinker, features, mask, monkeypatch):
+    monkeypatch.setattr(GreedyDecoder, "prefill", None)  # would fail if it were called
+    turn = thinker.generate(PROMPT, features, mask, stop=lambda: "deadline")
+    assert turn.cut_short and turn.cut_reason == "deadline"
+    assert turn.output_ids == [] and turn.action == "" and not turn.steered
+    assert thinker._attachment._state.run is None
+
+
+def test_stopped_in_the_middle(thinker, features, mask, say):
+    say("abcdefg</think>hijk")
+    polls = iter([None] * 11)
+    turn = thinker.generate(PROMPT, features, mask, stop=lambda: next(polls, "canceled"))
+    assert turn.cut_short and turn.cut_reason == "canceled"
+    assert len(turn.output_ids) == 11 and turn.thought == "abcdefg" and turn.action == "hij"
+
+
+def test_what_stop_raises_comes_through_and_the_next_turn_works(thinker, features, mask):
+    polls = iter([None, None])
+    with pytest.raises(StopIteration):
+        thinker.generate(PROMPT, features, mask, stop=lambda: next(polls))
+    with pytest.raises(ZeroDivisionError):
+        thinker.generate(PROMPT, features, mask, update_mask=lambda: 1 / 0)
+    assert thinker.generate(PROMPT, features, mask, max_new_tokens=2).steered
+
+
+@pytest.mark.parametrize("mark", R1_PLAIN)
+def test_marks_in_the_prompt_are_text(thinker, features, mark):
+    turn = thinker.generate(f"Do {mark} now", features, max_new_tokens=1)
+    plain = thinker.generate("Do it now", features, max_new_tokens=1)
+    marks = set(thinker.tokenizer.get_added_vocab().values())
+    assert [i for i in turn.prompt_ids if i in marks] == [i for i in plain.prompt_ids if i in marks]
+    assert turn.spans == plain.spans
+    assert mark in thinker.tokenizer.decode(turn.prompt_ids)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n\t", None, 5, b"go"])
+def test_prompts_that_are_none(thinker, features, prompt):
+    with pytest.raises(ValueError, match="prompt"):
+        thinker.generate(prompt, features)
+
+
+def test_a_lone_surrogate_is_no_character(thinker, features):
+    assert thinker.generate("pick \ud800 up", features, max_new_tokens=1).prompt_ids
+
+
+def test_a_prompt_too_long(thinker, features):
+    with pytest.raises(ValueError, match="prompt: 100000 characters"):
+        thinker.generate("x" * 100_000, features)
+    with pytest.raises(ValueError, match=r"prompt: .*512"):
+        thinker.generate("x" * 600, features)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("law", "magic"), ("gate", "layers=9"), ("gate", "no"), ("max_new_tokens", 0), ("max_new_tokens", 2.5),
+     ("max_thought_tokens", -1), ("visual_context", "image"), ("visual_context", [None]), ("adaptive", 0.5),
+     ("adaptive", [[1.0]])],
+)  # fmt: skip
+def test_bad_settings(thinker, features, mask, argument, value):
+    arguments = {"prompt": PROMPT, "visual_context": features, "steering_mask": mask} | {argument: value}
+    with pytest.raises(ValueError, match=argument):
+        thinker.generate(**arguments)
+
+
+def test_no_frame_at_all(thinker):
+    turn = thinker.generate(PROMPT, max_new_tokens=2)
+    assert turn.spans == [] and not turn.steered
+
+
+def test_two_callers_take_turns(thinker, features, mask):
+    wanted = [thinker.generate(PROMPT, features, m, alpha=4, max_new_tokens=12).output_ids for m in (None, mask)]
+    found = {}
+
+    def work(key, m):
+        found[key] = [thinker.generate(PROMPT, features, m, alpha=4, max_new_tokens=12).output_ids for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate((None, mask))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: [wanted[0]] * 3, 1: [wanted[1]] * 3}
+
+
+def test_the_same_turn_twice(thinker, features, mask):
+    one, two = (thinker.generate(PROMPT, features, mask, max_new_tokens=12) for _ in range(2))
+    assert (one.output_ids, one.focus_after) == (two.output_ids, two.focus_after)
+
+
+def test_a_model_that_opens_its_own_thought(thinker, features, say, monkeypatch):
+    monkeypatch.setattr(thinker.layout, "opens_thought", False)
+    say("<think>hm</think>Go.")
+    turn = thinker.generate(PROMPT, features)
+    assert (turn.thought, turn.action) == ("hm", "Go.")
+    say("Go.")
+    turn = thinker.generate(PROMPT, features)
+    assert (turn.thought, turn.action, turn.cut_short) == ("", "Go.", False)
