@@ -18,18 +18,18 @@ from steer_ros.nodes.messages import masks_message, stamp_of, tokens_message
 from steer_ros.nodes.parameter_specs import PERCEPTION
 from steer_ros.nodes.process import run
 from steer_ros.perception.perceiver import Perceiver
-from steer_ros.perception.region_source import Lookout, Sighting, resized
-from steer_ros.pipeline.handover import Handover, Seen
+from steer_ros.perception.region_source import FrameRegions, RegionSource, resized
+from steer_ros.pipeline.handover import Handover, PerceivedFrame
 from steer_ros.pipeline.lane import fence
 from steer_ros.pipeline.mailbox import Mailbox
-from steer_ros.pipeline.stamp_order import FrameOrder, Standing
+from steer_ros.pipeline.stamp_order import StampOrder, StampStatus
 from steer_ros.pipeline.trace import Trace
 from steer_ros.regions.drawing import label_image, overlay
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A frame as the callback leaves it for the lane: received is nanoseconds by the node's clock."""
+class PendingFrame:
+    """A frame that waits for the lane. received: nanoseconds by the node's clock."""
 
     message: Image | CompressedImage
     received: int
@@ -52,12 +52,12 @@ class PerceptionNode(SteerNode):
         self._handover = handover
         self._load_model = load_model
         self._perceiver: Any = None
-        self._lookout = Lookout()
-        self._mailbox: Mailbox[Arrival] | None = None
+        self._region_source = RegionSource()
+        self._mailbox: Mailbox[PendingFrame] | None = None
         self._dropped = 0
         self._bridge = CvBridge()
         self._last_frame: float | None = None  # steady seconds; None: not active
-        self._order = FrameOrder()
+        self._order = StampOrder()
         super().__init__("perception", PERCEPTION, **options)
         for name in ("look_for", "keyframe_interval", "mask_max_age_ms"):
             self.changed(name, self.parameters[name])
@@ -75,14 +75,14 @@ class PerceptionNode(SteerNode):
         return self._perceiver.device
 
     def open(self) -> None:
-        self._lookout.reset()
-        self._order = FrameOrder()
+        self._region_source.reset()
+        self._order = StampOrder()
         self._masks_out = self.advertise(RoiMaskArray, "roi_masks", LATEST)
         self._labels_out = self.advertise(Image, "roi_image", LATEST)
         self._overlay_out = self.advertise(Image, "overlay", LATEST)
         self._tokens_out = None if self._handover else self.advertise(VisualTokens, "visual_tokens", LATEST)
         self._mailbox = Mailbox()
-        self.lane.serve(self._mailbox, self._see)
+        self.lane.serve(self._mailbox, self._perceive)
         self.listen(String, "~/look_for", self._on_look_for, STREAM)
         self.listen(RegionOfInterest, "~/roi", self._on_roi, STREAM)
         # The transport's topic hangs below the image's own, wherever that is remapped to.
@@ -101,11 +101,11 @@ class PerceptionNode(SteerNode):
 
     def changed(self, name: str, value: Any) -> None:
         if name == "look_for":
-            self._lookout.look_for(value)
+            self._region_source.look_for(value)
         elif name == "keyframe_interval":
-            self._lookout.interval = value
+            self._region_source.interval = value
         elif name == "mask_max_age_ms":
-            self._lookout.max_age = int(value * 1e6)
+            self._region_source.max_age = int(value * 1e6)
 
     def alarm(self) -> str:
         last = self._last_frame
@@ -123,7 +123,7 @@ class PerceptionNode(SteerNode):
 
     # Callbacks: take the message and return.
     def _on_image(self, message: Image | CompressedImage) -> None:
-        arrival = Arrival(message, self.receipt(message.header), Trace())
+        pending = PendingFrame(message, self.receipt(message.header), Trace())
         self._last_frame = time.monotonic()
         self.health.count("frames_received")
         try:
@@ -131,7 +131,7 @@ class PerceptionNode(SteerNode):
         except BadImage as error:
             self._refuse(error)
         else:
-            self._mailbox.put(arrival)
+            self._mailbox.put(pending)
 
     def _on_look_for(self, message: String) -> None:
         try:
@@ -141,9 +141,9 @@ class PerceptionNode(SteerNode):
 
     def _on_roi(self, message: RegionOfInterest) -> None:
         if not message.width or not message.height:
-            self._lookout.set_roi(None)
+            self._region_source.set_roi(None)
             return
-        self._lookout.set_roi(
+        self._region_source.set_roi(
             (
                 float(message.x_offset),
                 float(message.y_offset),
@@ -153,27 +153,27 @@ class PerceptionNode(SteerNode):
         )
 
     # The lane.
-    def _see(self, arrival: Arrival) -> None:
-        trace, header = arrival.trace, header_copy(arrival.message.header)
+    def _perceive(self, pending: PendingFrame) -> None:
+        trace, header = pending.trace, header_copy(pending.message.header)
         trace.add("wait", trace.elapsed)
         stamp = stamp_of(header)
-        standing = self._order.take(stamp)
-        if standing is Standing.LATE:
+        status = self._order.take(stamp)
+        if status is StampStatus.LATE:
             self.health.count("frames_late")
             return
-        if standing is Standing.BACK:
+        if status is StampStatus.RESET:
             self.health.count("stamps_back")
-            self._lookout.reset()
+            self._region_source.reset()
             if self._handover:
                 self._handover.reset(stamp)
-        elif standing is Standing.SAME:
+        elif status is StampStatus.DUPLICATE:
             self.health.bad(
                 "stamps_repeated",
                 f"two frames have the stamp {stamp} ns: nobody can tell which of them masks and actions belong to",
             )
         try:
             with trace.stage("convert"):
-                image = to_rgb(arrival.message, self._bridge, self.parameters["max_image_pixels"])
+                image = to_rgb(pending.message, self._bridge, self.parameters["max_image_pixels"])
         except BadImage as error:
             self._refuse(error)
             return
@@ -183,37 +183,37 @@ class PerceptionNode(SteerNode):
         with trace.stage("encode"):
             features = resized(self._perceiver.encode(image, stamp), frame_size)
         with trace.stage("look"):
-            sighting = self._lookout.step(image, features, self._perceiver, stamp)
-        for kind, text in sighting.complaints.items():
+            regions = self._region_source.step(image, features, self._perceiver, stamp)
+        for kind, text in regions.errors.items():
             self.health.bad(kind, text)
-        self.health.count("keyframes", int(sighting.keyframe))
-        # Handed over first: an echo of the masks by topic must find them there.
-        self._hand_over(arrival, stamp, header, features, sighting)
+        self.health.count("keyframes", int(regions.keyframe))
+        # Hand over before publishing: when the masks come back by topic, reasoning must know the frame already.
+        self._hand_over(pending, stamp, header, features, regions)
         with trace.stage("publish"):
-            self._publish(image, features, header, sighting)
+            self._publish(image, features, header, regions)
         self.health.count("frames_seen")
         self.health.stages.add({**trace.stages, "perceive": trace.elapsed})
 
-    def _hand_over(self, arrival: Arrival, stamp: int, header: Any, features: Any, sighting: Sighting) -> None:
+    def _hand_over(self, pending: PendingFrame, stamp: int, header: Any, features: Any, regions: FrameRegions) -> None:
         if self._handover is None:
             self._tokens_out.publish(
-                tokens_message(features, header, sighting.masks is not None, arrival.trace.elapsed)
+                tokens_message(features, header, regions.masks is not None, pending.trace.elapsed)
             )
             return
-        self._handover.give(
-            Seen(
+        self._handover.send(
+            PerceivedFrame(
                 stamp,
                 header,
                 features,
-                sighting.masks,
-                arrival.received,
-                arrival.trace.elapsed,
+                regions.masks,
+                pending.received,
+                pending.trace.elapsed,
                 fence(features.tokens.device),
             )
         )
 
-    def _publish(self, image: Any, features: Any, header: Any, sighting: Sighting) -> None:
-        masks = sighting.masks
+    def _publish(self, image: Any, features: Any, header: Any, regions: FrameRegions) -> None:
+        masks = regions.masks
         if masks is not None:
             self._masks_out.publish(masks_message(masks, features, header))
         if self._labels_out.get_subscription_count():

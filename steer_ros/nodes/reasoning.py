@@ -15,8 +15,8 @@ from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
 from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, MODEL_GATE, REASONING
 from steer_ros.nodes.process import run
 from steer_ros.pipeline.deadline import Deadline
-from steer_ros.pipeline.handover import Handover, Seen
-from steer_ros.pipeline.synchronizer import Meeting, Rendezvous
+from steer_ros.pipeline.handover import Handover, PerceivedFrame
+from steer_ros.pipeline.synchronizer import FrameSynchronizer, SyncedFrame
 from steer_ros.pipeline.trace import Trace
 from steer_ros.reasoning.answer_stream import ROLLBACK, THINKING
 from steer_ros.reasoning.contradiction import contradiction, moves_nothing
@@ -50,7 +50,7 @@ class ReasoningNode(SteerNode):
         self._handover = handover
         self._load_model = load_model
         self._reasoner: Any = None
-        self._meetings: Rendezvous[tuple[Seen, Trace], Masks] | None = None
+        self._synchronizer: FrameSynchronizer[tuple[PerceivedFrame, Trace], Masks] | None = None
         self._dropped = 0
         self._last_stamp: int | None = None
         self._turns = 0
@@ -90,35 +90,35 @@ class ReasoningNode(SteerNode):
         self._action_out = self.advertise(ActionText, "action", STREAM)
         self._thought_out = self.advertise(String, "thought", STREAM)
         self._last_stamp = None
-        self._meetings = Rendezvous()
+        self._synchronizer = FrameSynchronizer()
         for name in ("mask_wait_ms", "mask_max_age_ms"):
             self.changed(name, self.parameters[name])
-        self.lane.serve(self._meetings, self._turn)
+        self.lane.serve(self._synchronizer, self._turn)
         self.listen(String, "instruction", self._on_instruction, STREAM)
         self.listen(RoiMaskArray, "roi_masks", self._on_masks, LATEST)
         if self._handover is None:
             self.listen(VisualTokens, "visual_tokens", self._on_tokens, LATEST)
         else:
-            self._handover.connect(self._on_seen, self._meetings.reset)
+            self._handover.connect(self._on_frame, self._synchronizer.reset)
 
     def close(self) -> None:
         if self._handover is not None:
             self._handover.disconnect()
-        meetings, self._meetings = self._meetings, None
-        if meetings is not None:
-            meetings.close()
-            self._dropped += meetings.dropped
+        synchronizer, self._synchronizer = self._synchronizer, None
+        if synchronizer is not None:
+            synchronizer.close()
+            self._dropped += synchronizer.dropped
 
     def changed(self, name: str, value: Any) -> None:
-        meetings = self._meetings
-        if meetings is not None and name == "mask_wait_ms":
-            meetings.wait = value / 1e3
-        elif meetings is not None and name == "mask_max_age_ms":
-            meetings.max_age = int(value * 1e6)
+        synchronizer = self._synchronizer
+        if synchronizer is not None and name == "mask_wait_ms":
+            synchronizer.wait = value / 1e3
+        elif synchronizer is not None and name == "mask_max_age_ms":
+            synchronizer.max_age = int(value * 1e6)
 
     def counts(self) -> dict[str, int]:
-        meetings = self._meetings
-        return {"frames_dropped": self._dropped + (meetings.dropped if meetings else 0)}
+        synchronizer = self._synchronizer
+        return {"frames_dropped": self._dropped + (synchronizer.dropped if synchronizer else 0)}
 
     # Callbacks: take the message and return.
     def _on_instruction(self, message: String) -> None:
@@ -133,7 +133,7 @@ class ReasoningNode(SteerNode):
         except ValueError as error:
             self.health.bad("bad_masks", one_line(error))
         else:
-            self._meetings.put_masks(stamp_of(message.header), masks)
+            self._synchronizer.put_masks(stamp_of(message.header), masks)
 
     def _on_tokens(self, message: VisualTokens) -> None:
         self.health.count("frames_received")
@@ -147,27 +147,27 @@ class ReasoningNode(SteerNode):
         stamp = features.stamp
         if self._last_stamp is not None and stamp < self._last_stamp:
             self.health.count("stamps_back")
-            self._meetings.reset(stamp)
+            self._synchronizer.reset(stamp)
         self._last_stamp = stamp
-        seen = Seen(stamp, message.header, features, None, received, perceive_ms)
-        self._meetings.put_tokens(stamp, (seen, Trace()), message.masks_follow)
+        frame = PerceivedFrame(stamp, message.header, features, None, received, perceive_ms)
+        self._synchronizer.put_tokens(stamp, (frame, Trace()), message.masks_follow)
 
-    def _on_seen(self, seen: Seen) -> None:
-        """From perception's lane: a frame within the process."""
+    def _on_frame(self, frame: PerceivedFrame) -> None:
+        """A frame from perception in the same process; called on perception's lane."""
         self.health.count("frames_received")
-        meetings = self._meetings
-        if meetings is not None:
-            masks = None if seen.masks is None else (seen.features.grid, seen.masks)
-            meetings.put(seen.stamp, (seen, Trace()), masks)
+        synchronizer = self._synchronizer
+        if synchronizer is not None:
+            masks = None if frame.masks is None else (frame.features.grid, frame.masks)
+            synchronizer.put(frame.stamp, (frame, Trace()), masks)
 
     # The lane.
-    def _turn(self, meeting: Meeting[tuple[Seen, Trace], Masks]) -> None:
-        seen, trace = meeting.tokens
+    def _turn(self, synced: SyncedFrame[tuple[PerceivedFrame, Trace], Masks]) -> None:
+        frame, trace = synced.tokens
         trace.add("wait", trace.elapsed)
         self._turns += 1
         instruction = self.parameters["instruction"].strip() or DEFAULT_INSTRUCTION
         answer = ActionText(
-            header=seen.header,
+            header=frame.header,
             turn_id=f"{self._run_id}-{self._turns}",
             instruction=instruction,
             focus_before=math.nan,
@@ -176,19 +176,19 @@ class ReasoningNode(SteerNode):
         )
         turn = None
         try:
-            masks, missing = self._masks_for(meeting)
+            masks, missing = self._masks_for(synced)
             answer.region_ids = [mask.track_id for mask in masks or []]
             answer.region_labels = [mask.label for mask in masks or []]
-            seen.fence.wait(seen.features.tokens)
-            turn = self._generate(instruction, seen, masks)
+            frame.fence.wait(frame.features.tokens)
+            turn = self._generate(instruction, frame, masks)
             describe(answer, turn)
             self._judge(answer, turn, masks, missing)
         except Exception as error:
             # Whoever waits for this frame's action is told that there is none.
             answer.cut_short, answer.cut_reason = True, ActionText.CUT_ERROR
             self.lane_failed("turn", error)
-        answer.perceive_ms, answer.wait_ms = seen.perceive_ms, trace.stages["wait"]
-        answer.total_ms = seen.perceive_ms + trace.elapsed
+        answer.perceive_ms, answer.wait_ms = frame.perceive_ms, trace.stages["wait"]
+        answer.total_ms = frame.perceive_ms + trace.elapsed
         if answer.text and answer.cut_reason in HARMLESS_CUTS:
             self._text_out.publish(String(data=answer.text))
         self._action_out.publish(answer)
@@ -200,27 +200,27 @@ class ReasoningNode(SteerNode):
         stages = {} if turn is None else turn.timings
         self.health.stages.add({**trace.stages, **stages, "turn": answer.total_ms})
 
-    def _masks_for(self, meeting: Meeting[tuple[Seen, Trace], Masks]) -> tuple[list[Mask] | None, str]:
+    def _masks_for(self, synced: SyncedFrame[tuple[PerceivedFrame, Trace], Masks]) -> tuple[list[Mask] | None, str]:
         """The masks to steer by, if they fit the frame's grid; and why there are none, where some should be."""
         why = ""
-        if meeting.late:
+        if synced.late:
             why = (
-                f"masks of frame {meeting.stamp}, or of those it displaced, did not come within "
+                f"masks of frame {synced.stamp}, or of those it displaced, did not come within "
                 f"{self.parameters['mask_wait_ms']:g} ms (mask_wait_ms)"
             )
             self.health.bad("masks_late", why)
-        if meeting.missed is not None:
-            age = meeting.missed / 1e6
+        if synced.nearest_age is not None:
+            age = synced.nearest_age / 1e6
             why = (
                 f"roi_masks: the nearest are of a frame {abs(age):g} ms {'before' if age > 0 else 'after'} frame "
-                f"{meeting.stamp}; used are those of up to {self.parameters['mask_max_age_ms']:g} ms before it "
+                f"{synced.stamp}; used are those of up to {self.parameters['mask_max_age_ms']:g} ms before it "
                 "(mask_max_age_ms)"
             )
             self.health.bad("masks_unused", why)
-        if meeting.masks is None:
+        if synced.masks is None:
             return None, why
-        grid, masks = meeting.masks
-        frame_grid = meeting.tokens[0].features.grid
+        grid, masks = synced.masks
+        frame_grid = synced.tokens[0].features.grid
         if (grid.rows, grid.cols) != (frame_grid.rows, frame_grid.cols):
             why = (
                 f"roi_masks: grid {grid.rows}x{grid.cols} does not match the frame's "
@@ -228,7 +228,7 @@ class ReasoningNode(SteerNode):
             )
             self.health.bad("bad_masks", why)
             return None, why
-        text_only = self._reasoner.bridge_for(meeting.tokens[0].features) == TEXT
+        text_only = self._reasoner.bridge_for(synced.tokens[0].features) == TEXT
         if masks and text_only and not any(mask.label.strip() and not mask.empty for mask in masks):
             why = "no mask has a label, and without a bridge the model knows regions by their words alone; not steered"
             self.health.bad("masks_unlabelled", why)
@@ -255,11 +255,11 @@ class ReasoningNode(SteerNode):
         if held:
             answer.text, answer.cut_short, answer.cut_reason = "", True, cut
 
-    def _generate(self, instruction: str, seen: Seen, masks: list[Mask] | None) -> Turn:
+    def _generate(self, instruction: str, frame: PerceivedFrame, masks: list[Mask] | None) -> Turn:
         get = self.parameters
         clock = self.get_clock()
-        deadline = Deadline(get["deadline_ms"], seen.received, lambda: clock.now().nanoseconds)
-        lane_source = self._meetings
+        deadline = Deadline(get["deadline_ms"], frame.received, lambda: clock.now().nanoseconds)
+        lane_source = self._synchronizer
         thought: list[str] = []
 
         def stop() -> str | None:
@@ -281,7 +281,7 @@ class ReasoningNode(SteerNode):
         thought_tokens, action_tokens = get["max_thought_tokens"], get["max_action_tokens"]
         return self._reasoner.generate(
             prompt=instruction,
-            visual_context=seen.features,
+            visual_context=frame.features,
             steering_mask=masks or None,
             law=law,
             alpha=0.0 if law in marks else get["steering.alpha"],  # a mark is exact without a tilt

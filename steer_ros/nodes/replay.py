@@ -32,7 +32,7 @@ from steer_ros.msg import ActionText
 from steer_ros.nodes.base import STREAM, one_line
 from steer_ros.nodes.messages import stamp_of
 from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
-from steer_ros.pipeline.stamp_order import FrameOrder, Standing
+from steer_ros.pipeline.stamp_order import StampOrder, StampStatus
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ANSWERS, TOKENS, MASKS = (f"steer_ros/msg/{name}" for name in ("ActionText", "VisualTokens", "RoiMaskArray"))
@@ -92,7 +92,7 @@ class Replay(Node):
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self)
         self._answered: set[tuple[int, int]] = set()
-        self._order = FrameOrder()
+        self._order = StampOrder()
         self.create_subscription(ActionText, "action", self._on_action, STREAM)
 
     def play(self) -> Report:
@@ -179,7 +179,7 @@ class Replay(Node):
         key = (stamp.sec, stamp.nanosec)
         self._answered.discard(key)
         self._publishers_by_topic[topic].publish(data)
-        if self._order.take(stamp_of(header)) is Standing.LATE:  # perception drops it
+        if self._order.take(stamp_of(header)) is StampStatus.LATE:  # perception drops it
             self.report.late += 1
             return False
         if not self._spin_until(lambda: key in self._answered, self._timeout):

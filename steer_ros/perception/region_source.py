@@ -1,4 +1,4 @@
-"""From a frame and its features to the frame's masks: what to look for, keyframes, and the tracker between them."""
+"""The source of a frame's regions: what to look for, grounding on keyframes, and the tracker between them."""
 
 from __future__ import annotations
 
@@ -16,81 +16,81 @@ ROI_LABEL = "roi"
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """masks: those of the frame, boxes in frame pixels; None: nobody said where to look. keyframe: it was grounded.
+class FrameRegions:
+    """masks: the frame's, with boxes in frame pixels; None if nobody said where to look. keyframe: it was grounded.
 
-    complaints: what was wrong with what it was told, in one line each: "bad_look_for" the words, "bad_roi" the box.
+    errors: what is wrong with the target, one line each, under "bad_look_for" (the words) or "bad_roi" (the box).
     """
 
     masks: list[Mask] | None
     keyframe: bool
-    complaints: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
 
-class Lookout:
-    """Looks for what it is told on keyframes, and follows it on the frames between.
+class RegionSource:
+    """Finds the target on keyframes and tracks it on the frames between them.
 
-    `look_for` and `set_roi` may be called from any thread; `step` from one. A keyframe is every `interval`-th frame,
-    the first after a change of what to look for or of the frame size, and any that is `max_age` nanoseconds past the
-    last keyframe: a mask that is carried along never gets older than that.
+    The target is given by `look_for` and `set_roi`, which may be called from any thread; `step` from one only. A frame
+    is a keyframe if it is the `interval`-th after the last one, the first after a change of the target or of the frame
+    size, or at least `max_age` nanoseconds later than the last keyframe: a tracked mask never gets older than that.
     """
 
     def __init__(self, interval: int = 10, max_age: int = 2_000_000_000) -> None:
         self.interval = interval
         self.max_age = max_age
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._text = ""
         self._roi: Box | None = None
-        self._roi_refused = False  # somebody said where to look, and there is nothing there
+        self._roi_refused = False  # somebody gave a box, and it lies outside the frame
         self._changed = True
         self._tracker = Tracker()
-        self._still: list[Mask] = []
+        self._untracked_masks: list[Mask] = []
         self._frames = 0
         self._keyframe_stamp = 0
         self._shape: tuple[int, ...] = ()
 
     def look_for(self, text: str) -> None:
-        """What to look for from the next frame on, in words; empty: nothing. Said again, it changes nothing."""
-        with self._guard:
+        """What to look for from the next frame on, in words; empty: nothing. The same words again change nothing."""
+        with self._lock:
             self._changed = self._changed or self._text != text.strip()
             self._text = text.strip()
 
     def set_roi(self, box: Box | None) -> None:
         """A region given as a box in frame pixels, from the next frame on; None clears it."""
-        with self._guard:
+        with self._lock:
             self._roi, self._roi_refused = box, False
 
     def reset(self) -> None:
-        """Stamps have gone back, or the camera has changed: forget what was followed."""
-        with self._guard:
+        """Stamps have gone back, or the camera has changed: forget what was tracked."""
+        with self._lock:
             self._changed = True
 
-    def step(self, image: np.ndarray, features: Any, perceiver: Any, stamp: int) -> Sighting:
+    def step(self, image: np.ndarray, features: Any, perceiver: Any, stamp: int) -> FrameRegions:
         """The masks of one frame.
 
         image: uint8 [h, w, 3] RGB, the frame or a smaller copy of it. features: VisualFeatures, whose frame_size is
         the frame's own. stamp: nanoseconds.
         """
-        with self._guard:
+        with self._lock:
             text, roi, changed = self._text, self._roi, self._changed
             self._changed = False
         shape = (*image.shape, *features.frame_size)
-        changed = changed or shape != self._shape  # another camera mode: nothing can be followed into it
+        changed = changed or shape != self._shape  # another camera mode: nothing can be tracked across it
         self._shape = shape
         masks: list[Mask] = []
         keyframe = False
-        complaints: dict[str, str] = {}
+        errors: dict[str, str] = {}
         if text:
             keyframe = changed or self._frames + 1 >= self.interval or stamp - self._keyframe_stamp >= self.max_age
             try:
-                found, refusal = self._ground(text, features, perceiver) if keyframe else (None, "")
+                grounded, refusal = self._ground(text, features, perceiver) if keyframe else (None, "")
                 if refusal:
-                    complaints["bad_look_for"] = refusal
+                    errors["bad_look_for"] = refusal
                 if changed or refusal:
                     self._tracker.reset()
-                masks += self._follow(found, image, features, stamp)
+                masks += self._track(grounded, image, features, stamp)
             except BaseException:
-                self.reset()  # what was half done is done anew
+                self.reset()  # so that the next frame starts over
                 raise
             if keyframe:
                 self._frames, self._keyframe_stamp = 0, stamp
@@ -100,37 +100,37 @@ class Lookout:
             try:
                 masks.append(self._mask(features, roi, ROI_LABEL, ROI_LABEL, 1.0, "roi"))
             except ValueError as error:
-                complaints["bad_roi"] = f"~/roi: {error}"
-                with self._guard:
+                errors["bad_roi"] = f"~/roi: {error}"
+                with self._lock:
                     if self._roi == roi:
                         self._roi, self._roi_refused = None, True
-        with self._guard:
-            told = bool(text) or roi is not None or self._roi_refused
-        return Sighting(masks if told else None, keyframe, complaints)
+        with self._lock:
+            has_target = bool(text) or roi is not None or self._roi_refused
+        return FrameRegions(masks if has_target else None, keyframe, errors)
 
     @staticmethod
     def _ground(text: str, features: Any, perceiver: Any) -> tuple[list[Mask], str]:
-        """The masks of what is there by these words; and why the model can't take them, in one line, or ""."""
+        """The masks of what these words name; and why the model refuses the words, in one line, or ""."""
         try:
             return perceiver.detect_regions(text, features), ""
         except ValueError as error:
             return [], f"look_for: {error}"
 
-    def _follow(self, found: list[Mask] | None, image: np.ndarray, features: Any, stamp: int) -> list[Mask]:
-        """The masks of a frame from those that were grounded in it; None: it is no keyframe."""
+    def _track(self, grounded: list[Mask] | None, image: np.ndarray, features: Any, stamp: int) -> list[Mask]:
+        """The masks of a frame, given those that were grounded in it; None if it is no keyframe."""
         width, height = features.frame_size
         scale = (image.shape[1] / width, image.shape[0] / height)
-        if found is not None:
-            # What has no object behind it (an area, a saliency) can't be followed: it holds until the next keyframe.
-            self._still = [mask for mask in found if mask.source != "grounding"]
-            seen = [mask for mask in found if mask.source == "grounding" and mask.box is not None]
-            detections = [Detection(_scaled(mask.box, scale), mask.label, mask.score) for mask in seen]
+        if grounded is not None:
+            # A mask without an object (an area, a saliency map) can't be tracked: it holds until the next keyframe.
+            self._untracked_masks = [mask for mask in grounded if mask.source != "grounding"]
+            objects = [mask for mask in grounded if mask.source == "grounding" and mask.box is not None]
+            detections = [Detection(_scaled(mask.box, scale), mask.label, mask.score) for mask in objects]
             detections = [detection for detection in detections if _trackable(detection.box, image)]
             tracks = self._tracker.update_keyframe(image, detections, stamp)
         else:
             tracks = self._tracker.carry(image, stamp)
         back = (1 / scale[0], 1 / scale[1])
-        source = "track" if found is None else "grounding"
+        source = "track" if grounded is None else "grounding"
         masks = []
         for track in tracks:
             try:
@@ -138,7 +138,7 @@ class Lookout:
                 masks.append(self._mask(features, box, track.label, track.track_id, track.score, source))
             except ValueError:
                 continue  # it has left the frame
-        return masks + self._still
+        return masks + self._untracked_masks
 
     @staticmethod
     def _mask(features: Any, box: Box, label: str, track_id: str, score: float, source: str) -> Mask:
@@ -157,7 +157,7 @@ def resized(features: Any, frame_size: tuple[int, int]) -> Any:
 
 
 def _trackable(box: Box, image: np.ndarray) -> bool:
-    """A model may answer with a sliver; the tracker would refuse the whole keyframe for it."""
+    """A model may answer with a sliver, for which the tracker would refuse the whole keyframe."""
     inside = clip_box(box, (image.shape[1], image.shape[0]))
     return inside is not None and min(inside[2] - inside[0], inside[3] - inside[1]) >= MIN_SIDE
 

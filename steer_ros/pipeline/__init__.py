@@ -1,1 +1,1 @@
-"""When: lanes, mailboxes, the meeting of tokens and masks, traces. No ROS here."""
+"""When: lanes, mailboxes, the handover, the frame synchronizer, deadlines and traces. No ROS here."""

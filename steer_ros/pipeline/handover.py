@@ -1,4 +1,4 @@
-"""How one frame goes from perception to reasoning within a process: by reference, its tokens where they are."""
+"""How a frame passes from perception to reasoning within one process: by reference, without copying its tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from steer_ros.pipeline.lane import Fence
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One frame as perception leaves it.
+class PerceivedFrame:
+    """One frame after perception.
 
-    stamp: the frame's, nanoseconds. header: the frame's, for whoever publishes; the pipeline never looks into it.
-    features: VisualFeatures, their tokens [N, hidden] on their device. masks: list of Mask on the features' grid, or
-    None: nobody said where to look. received: nanoseconds by the node's clock. perceive_ms: receipt to here.
+    stamp: the frame's, in nanoseconds. header: the frame's, for publishing; the pipeline never looks into it.
+    features: VisualFeatures, their tokens [N, hidden] on their device. masks: list of Mask on the features' grid; None
+    if nobody said where to look. received: nanoseconds by the node's clock. perceive_ms: from receipt until now.
     fence: what a reader on another stream waits for before it reads the tokens.
     """
 
@@ -30,34 +30,34 @@ class Seen:
 
 
 class Handover:
-    """Perception gives; reasoning receives while it is active. What nobody receives is counted."""
+    """Perception sends; reasoning receives while it is active. Frames that nobody receives are counted."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._receive: Callable[[Seen], None] | None = None
+        self._lock = threading.Lock()
+        self._receive: Callable[[PerceivedFrame], None] | None = None
         self._reset: Callable[[int], None] | None = None
         self.unreceived = 0
 
-    def connect(self, receive: Callable[[Seen], None], reset: Callable[[int], None]) -> None:
-        with self._guard:
+    def connect(self, receive: Callable[[PerceivedFrame], None], reset: Callable[[int], None]) -> None:
+        with self._lock:
             self._receive, self._reset = receive, reset
 
     def disconnect(self) -> None:
-        with self._guard:
+        with self._lock:
             self._receive = self._reset = None
 
-    def give(self, seen: Seen) -> bool:
-        """Hand a frame over; False: nobody is there."""
-        with self._guard:
+    def send(self, frame: PerceivedFrame) -> bool:
+        """Hand a frame over. Returns False if nobody receives."""
+        with self._lock:
             receive = self._receive
             self.unreceived += receive is None
         if receive is not None:
-            receive(seen)
+            receive(frame)
         return receive is not None
 
     def reset(self, stamp: int) -> None:
-        """Stamps have gone back to this one: whatever is kept by a later stamp is void."""
-        with self._guard:
+        """Stamps have gone back to this one: tell the receiver to drop what it keeps under later stamps."""
+        with self._lock:
             reset = self._reset
         if reset is not None:
             reset(stamp)

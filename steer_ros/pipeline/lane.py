@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """What a lane can serve: a Mailbox, a Rendezvous."""
+    """What a lane can serve: a Mailbox, a FrameSynchronizer."""
 
     @property
     def closed(self) -> bool: ...
@@ -73,7 +73,7 @@ class Lane:
         self.errors = 0
         self._on_error = on_error
         self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._stopping = False
         self._source: Source | None = None
         # A daemon: work that hangs in a driver must not keep the process from ending.
@@ -87,7 +87,7 @@ class Lane:
     def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
         """Queue work. The Future is cancelled if the lane stops first, at once if it has stopped already."""
         future: Future[T] = Future()
-        with self._guard:
+        with self._lock:
             if self._stopping:
                 future.cancel()
             else:
@@ -108,7 +108,7 @@ class Lane:
                     self._report(error)
                 del item  # frames and tokens are large: don't keep the last one while waiting
 
-        with self._guard:
+        with self._lock:
             if self._stopping:
                 source.close()
             else:
@@ -119,7 +119,7 @@ class Lane:
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Close the served source, cancel what waits, end the thread. False: it works on after `timeout` seconds."""
-        with self._guard:
+        with self._lock:
             first, self._stopping = not self._stopping, True
             source = self._source
             if first:

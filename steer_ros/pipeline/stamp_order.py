@@ -1,44 +1,44 @@
-"""Whether a frame comes in its turn, by its stamp."""
+"""Whether a frame arrives in order, judged by its stamp."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-LATE = 1_000_000_000  # nanoseconds: a frame stamped this long and more before another is of a new time
-MOST_LATE = 3  # late frames in a row: more are no disorder, but a new time
+MAX_LATENESS = 1_000_000_000  # nanoseconds behind the newest frame; from here on, stamps have been reset
+MAX_LATE_IN_A_ROW = 3  # late frames; one more means that stamps have been reset
 
 
-class Standing(Enum):
-    """NEXT: newer than all before it. SAME: as new as the newest. LATE: of between those that went before; to be
-    dropped. BACK: time has gone back, as where a bag begins anew."""
+class StampStatus(Enum):
+    """NEW: newer than all frames before. DUPLICATE: the newest frame's stamp once more. LATE: slightly older than the
+    newest frame; to be dropped. RESET: time has gone back, as when a bag starts again."""
 
-    NEXT = "next"
-    SAME = "same"
+    NEW = "new"
+    DUPLICATE = "duplicate"
     LATE = "late"
-    BACK = "back"
+    RESET = "reset"
 
 
-class FrameOrder:
-    """Takes the stamps of frames as they come, in nanoseconds."""
+class StampOrder:
+    """Classifies the stamps of frames, in nanoseconds, as they arrive."""
 
     def __init__(self) -> None:
-        self._first: int | None = None  # since time last went back
+        self._first: int | None = None  # since the last reset
         self._newest = 0
-        self._late = 0  # in a row
+        self._late_in_a_row = 0
 
-    def take(self, stamp: int) -> Standing:
-        """What the next frame's stamp makes of it."""
+    def take(self, stamp: int) -> StampStatus:
+        """The status of the next frame, by its stamp."""
         if self._first is None:
             self._first = self._newest = stamp
-            return Standing.NEXT
-        between = self._first < stamp < self._newest and self._newest - stamp < LATE
-        if between and self._late < MOST_LATE:
-            self._late += 1
-            return Standing.LATE
-        self._late = 0
+            return StampStatus.NEW
+        between = self._first < stamp < self._newest and self._newest - stamp < MAX_LATENESS
+        if between and self._late_in_a_row < MAX_LATE_IN_A_ROW:
+            self._late_in_a_row += 1
+            return StampStatus.LATE
+        self._late_in_a_row = 0
         if stamp < self._newest:
             self._first = self._newest = stamp
-            return Standing.BACK
-        standing = Standing.SAME if stamp == self._newest else Standing.NEXT
+            return StampStatus.RESET
+        status = StampStatus.DUPLICATE if stamp == self._newest else StampStatus.NEW
         self._newest = stamp
-        return standing
+        return status

@@ -40,15 +40,15 @@ class StageTimes:
 
     def __init__(self, turns: int = 100) -> None:
         self._turns: deque[dict[str, float]] = deque(maxlen=turns)
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
 
     def add(self, stages: dict[str, float]) -> None:
-        with self._guard:
+        with self._lock:
             self._turns.append(dict(stages))
 
     def summary(self) -> dict[str, tuple[float, float]]:
         """stage -> (mean, largest) in milliseconds, over the turns that had the stage."""
-        with self._guard:
+        with self._lock:
             turns = list(self._turns)
         times: dict[str, list[float]] = {}
         for stages in turns:

@@ -153,7 +153,7 @@ def test_masks_of_frames_that_never_come_are_told(bench):
     masks.publish(
         RoiMaskArray(header=header(9000), grid_rows=8, grid_cols=8, merge_size=1, image_width=128, image_height=96)
     )
-    bench.wait(lambda: loop.reasoning._meetings._masks, "the masks")
+    bench.wait(lambda: loop.reasoning._synchronizer._masks, "the masks")
     assert not loop.send(stamp=1100).region_labels
     _, values = report(loop, loop.reasoning)
     assert values["masks_unused"] == "1" and "7900 ms after frame 1100000000" in values["last_refusal"]
@@ -162,10 +162,10 @@ def test_masks_of_frames_that_never_come_are_told(bench):
 def test_a_box_outside_the_image_is_named_and_forgotten(loop):
     pointer = loop.bench.publisher(RegionOfInterest, "/perception/roi")
     pointer.publish(RegionOfInterest(x_offset=4000, y_offset=4, width=28, height=28))
-    loop.bench.wait(lambda: loop.perception._lookout._roi is not None, "the box")
+    loop.bench.wait(lambda: loop.perception._region_source._roi is not None, "the box")
     assert list(loop.send().region_labels) == ["red square"]
     assert "roi" in report(loop, loop.perception)[1]["last_refusal"]
-    assert loop.perception._lookout._roi is None
+    assert loop.perception._region_source._roi is None
 
 
 @pytest.mark.parametrize("where", ["perceiver", "reasoner"])

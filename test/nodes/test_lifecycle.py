@@ -144,7 +144,7 @@ def test_deactivation_cuts_a_turn_short_and_says_so(bench):
         # What a lifecycle manager does on the executor's thread, seen from the lane.
         if not begun:
             begun.append(1)
-            loop.reasoning._meetings.close()
+            loop.reasoning._synchronizer.close()
 
     loop.reasoner.before_token = before_token
     answer = loop.send()

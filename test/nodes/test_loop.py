@@ -95,11 +95,11 @@ def test_a_place_and_a_given_box_steer_too(loop):
     loop.perception.parameters["look_for"] = ""
     pointer = loop.bench.publisher(RegionOfInterest, "/perception/roi")
     pointer.publish(RegionOfInterest(x_offset=4, y_offset=4, width=28, height=28))
-    loop.bench.wait(lambda: loop.perception._lookout._roi is not None, "the box")
+    loop.bench.wait(lambda: loop.perception._region_source._roi is not None, "the box")
     answer = loop.send()
     assert (answer.text, list(answer.region_labels)) == ("Pick up the red one.", ["roi"])
     pointer.publish(RegionOfInterest())
-    loop.bench.wait(lambda: loop.perception._lookout._roi is None, "the empty box")
+    loop.bench.wait(lambda: loop.perception._region_source._roi is None, "the empty box")
     assert list(loop.send().region_labels) == []
 
 

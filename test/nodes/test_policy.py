@@ -87,11 +87,11 @@ def test_an_action_whose_region_is_missing_is_told_and_by_policy_held_back(bench
 
 def test_a_box_where_there_is_no_frame_is_a_missing_region(bench):
     loop = Loop(bench, True, reasoning={"policy": "hold"})
-    loop.perception._lookout.set_roi((500.0, 500.0, 510.0, 510.0))
+    loop.perception._region_source.set_roi((500.0, 500.0, 510.0, 510.0))
     for _ in range(2):
         answer = loop.send()
         assert (answer.text, answer.cut_reason) == ("", ActionText.CUT_REGION_MISSING)
-    loop.perception._lookout.set_roi((4.0, 4.0, 32.0, 32.0))
+    loop.perception._region_source.set_roi((4.0, 4.0, 32.0, 32.0))
     assert loop.send().text
 
 
