@@ -12,7 +12,7 @@ from ..regions.phrases import area_box, parse_phrase, select
 from .grounding import Grounding
 
 # A saliency below this part of its peak is background: attention is never quite zero anywhere.
-_SALIENT = 0.5
+_SALIENCY_THRESHOLD = 0.5
 
 
 class Grounder(Protocol):
@@ -33,10 +33,10 @@ def find_regions(grounder: Grounder, prompt: str, features: VisualFeatures) -> l
     if phrase.area:
         box = area_box(phrase.area, features.frame_size)
         return [_box_mask(features, box, phrase.area, 1.0, "phrase")]
-    seen = grounder.saliency(prompt, features)
-    salient = seen >= _SALIENT
-    weights = np.where(salient, np.rint(seen * FULL), 0).astype(np.int8)
-    return [Mask(weights, score=float(seen[salient].mean()), source="saliency")]
+    saliency = grounder.saliency(prompt, features)
+    salient = saliency >= _SALIENCY_THRESHOLD
+    weights = np.where(salient, np.rint(saliency * FULL), 0).astype(np.int8)
+    return [Mask(weights, score=float(saliency[salient].mean()), source="saliency")]
 
 
 def merge_regions(masks: list[Mask], prompt: str, features: VisualFeatures) -> Mask:

@@ -144,12 +144,12 @@ class Perceiver:
         ids = self._ids(self.ground_prompt.replace("{phrase}", phrase), features)
         decoder.prefill(*self._inputs(ids, features))
         stream = StreamDecoder(self.tokenizer, skip_special_tokens=False)
-        spelled: list[tuple[int, float]] = []  # (characters before the token, its log-probability)
+        emitted: list[tuple[int, float]] = []  # (characters before the token, its log-probability)
         for step in range(max_new_tokens):
             token, logprob = decoder.best()
             if token in self._stop:
                 break
-            spelled.append((len(stream.text), logprob))
+            emitted.append((len(stream.text), logprob))
             stream.push(token)
             if step + 1 < max_new_tokens:
                 decoder.feed(token)
@@ -158,7 +158,7 @@ class Perceiver:
         for item in parse_answer(stream.text, features.frame_size, phrase):
             digits = [
                 logprob
-                for start, logprob in spelled
+                for start, logprob in emitted
                 if item.start <= start < item.end and stream.text[start].isdigit()
             ]
             score = min(1.0, math.exp(sum(digits) / len(digits))) if digits else 0.0
@@ -179,9 +179,9 @@ class Perceiver:
         ids = self._ids(self._checked("prompt", prompt), features)
         start = ids.index(self.model.config.image_token_id)
         depth = self.model.config.text_config.num_hidden_layers
-        with attention_tap.tap(start, start + features.grid.num_tokens, rows, range(depth // 2, depth)) as seen:
+        with attention_tap.tap(start, start + features.grid.num_tokens, rows, range(depth // 2, depth)) as attention:
             GreedyDecoder(self.model).prefill(*self._inputs(ids, features))
-        tokens = seen.mean().cpu().numpy().reshape(features.grid.token_rows, features.grid.token_cols)
+        tokens = attention.mean().cpu().numpy().reshape(features.grid.token_rows, features.grid.token_cols)
         tokens = tokens / max(float(tokens.max()), np.finfo(np.float32).tiny)
         merge = features.grid.merge
         return np.repeat(np.repeat(tokens, merge, 0), merge, 1).astype(np.float32)

@@ -41,7 +41,7 @@ SIDES = {  # words of a side, and the side
 }
 RANKS = {"leftmost": "left", "rightmost": "right", "topmost": "top", "bottommost": "bottom"}
 
-_APART = 0.05  # of the frame: what is less far to the left is not clearly the one on the left
+_MIN_SEPARATION = 0.05  # of the frame: what is less far to the left is not clearly the one on the left
 
 # A side as (axis, sign): along which axis, and whether small (1) or large (-1) coordinates come first.
 _DIRECTIONS = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
@@ -136,7 +136,7 @@ def _by_order(points: list[tuple[float, float]], area: str) -> list[int]:
         return _middle(points)
     for i, point in enumerate(points):
         others = points[:i] + points[i + 1 :]
-        if all(sign * (other[axis] - point[axis]) > _APART for axis, sign in directions for other in others):
+        if all(sign * (other[axis] - point[axis]) > _MIN_SEPARATION for axis, sign in directions for other in others):
             return [i]
     return []
 

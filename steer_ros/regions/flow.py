@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from .boxes import Box
 
-CORNERS = 40  # at most, in a box and in the ring around it
-ENOUGH = 4  # corners to trust a motion
-MAX_RETURN_ERROR = 1.0  # px between a corner and where the flow there and back ends
-APART = 1.0  # px; corners whose motion differs more from the surroundings' move by themselves
-AGREE = 0.01  # of a box's half diagonal: how far the steps of its corners may differ
+MAX_CORNERS = 40  # in a box, and as many in the ring around it
+MIN_CORNERS = 4  # or pairs of corners, below which a motion isn't trusted
+MAX_FORWARD_BACKWARD_ERROR = 1.0  # px between a corner and where the flow forward and back ends
+MIN_OWN_MOTION = 1.0  # px; corners whose motion differs more from that of the surroundings move by themselves
+STEP_TOLERANCE = 0.01  # of a box's half diagonal: how far the steps of its corners may differ
 MAX_ZOOM = 1.25  # in one step, either way
 
 _LK = {
@@ -44,7 +44,7 @@ class Motion:
 def box_motions(before: npt.NDArray, after: npt.NDArray, boxes: Sequence[Box]) -> list[Motion]:
     """One Motion for each box, from frame `before` to frame `after`: uint8 [height, width], alike in size.
 
-    A corner counts if the flow forth and back returns to it. Corners in the box may lie on the background
+    A corner counts if the flow forward and back returns to it. Corners in the box may lie on the background
     behind its object; a ring around the box tells how that moves. If a fair part of the box's corners moves
     otherwise, those alone are the object. The step is the median of the displacements that agree best, the
     scale the median change of the distances between their corners.
@@ -77,7 +77,7 @@ def _corners(frame: npt.NDArray, box: Box, without: Sequence[Box] = ()) -> Point
         left, top, right, bottom = _pixels(other, width, height)
         allowed[max(top - y0, 0) : max(bottom - y0, 0), max(left - x0, 0) : max(right - x0, 0)] = 0
     spread = max(2.0, 0.08 * min(x1 - x0, y1 - y0))  # so that one strong edge does not take all places
-    found = cv2.goodFeaturesToTrack(frame[y0:y1, x0:x1], CORNERS, 0.01, spread, mask=allowed, blockSize=3)
+    found = cv2.goodFeaturesToTrack(frame[y0:y1, x0:x1], MAX_CORNERS, 0.01, spread, mask=allowed, blockSize=3)
     if found is None:
         return np.empty((0, 2), np.float32)
     return found.reshape(-1, 2) + np.float32([x0, y0])
@@ -101,7 +101,7 @@ def _flow(before: npt.NDArray, after: npt.NDArray, groups: list[Points]) -> list
     back, ok_back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **_LK)
     error = np.linalg.norm(back - points, axis=1)
     height, width = after.shape
-    good = (ok.ravel() == 1) & (ok_back.ravel() == 1) & (error < MAX_RETURN_ERROR)
+    good = (ok.ravel() == 1) & (ok_back.ravel() == 1) & (error < MAX_FORWARD_BACKWARD_ERROR)
     good &= ((there >= 0) & (there < (width, height))).all(1)
     result, start = [], 0
     for group in groups:
@@ -112,20 +112,20 @@ def _flow(before: npt.NDArray, after: npt.NDArray, groups: list[Points]) -> list
 
 
 def _motion(box: Box, start: Points, stop: Points, surroundings: Points, found: int) -> Motion:
-    around = np.median(surroundings, axis=0) if len(surroundings) >= ENOUGH else None
-    if len(start) < ENOUGH:
+    around = np.median(surroundings, axis=0) if len(surroundings) >= MIN_CORNERS else None
+    if len(start) < MIN_CORNERS:
         return Motion() if around is None else Motion(float(around[0]), float(around[1]))
     step = stop - start
     if around is not None:
-        own = np.linalg.norm(step - around, axis=1) > APART
-        if own.sum() >= max(ENOUGH, len(step) / 4):
+        own = np.linalg.norm(step - around, axis=1) > MIN_OWN_MOTION
+        if own.sum() >= max(MIN_CORNERS, len(step) / 4):
             start, stop, step = start[own], stop[own], step[own]
     # The step most corners agree on, not the median of all: those on an outline see both motions and lie
     # between. A box that grows spreads its corners' steps, by its growth times their distance.
-    reach = 1.0 + AGREE * np.hypot(box[2] - box[0], box[3] - box[1]) / 2
+    reach = 1.0 + STEP_TOLERANCE * np.hypot(box[2] - box[0], box[3] - box[1]) / 2
     near = np.linalg.norm(step[:, None] - step, axis=2) <= reach  # [N, N]
     fits = near[int(np.argmax(near.sum(1)))]
-    if fits.sum() < max(ENOUGH, found / 8):
+    if fits.sum() < max(MIN_CORNERS, found / 8):
         return Motion() if around is None else Motion(float(around[0]), float(around[1]))
     start, stop, median = start[fits], stop[fits], np.median(step[fits], axis=0)
     scale = _scale(start, stop)
@@ -140,6 +140,6 @@ def _scale(start: Points, stop: Points) -> float:
     was = np.linalg.norm(start[first] - start[second], axis=1)
     now = np.linalg.norm(stop[first] - stop[second], axis=1)
     far = was > max(4.0, 0.3 * was.max(initial=0.0))
-    if far.sum() < ENOUGH:
+    if far.sum() < MIN_CORNERS:
         return 1.0
     return float(np.clip(np.median(now[far] / was[far]), 1 / MAX_ZOOM, MAX_ZOOM))

@@ -44,7 +44,7 @@ class Track:
 
 
 @dataclass
-class _State:
+class _TrackState:
     track_id: str
     label: str
     score: float
@@ -76,7 +76,7 @@ class Tracker:
     max_lost_steps: int = 5
     min_visible: float = 0.2
     resets: int = field(default=0, init=False)  # times that a stamp or a frame size made it start anew
-    _states: list[_State] = field(default_factory=list, init=False, repr=False)
+    _states: list[_TrackState] = field(default_factory=list, init=False, repr=False)
     _last: npt.NDArray | None = field(default=None, init=False, repr=False)  # grey, working size
     _size: tuple[int, int] | None = field(default=None, init=False)  # (width, height) of the frames
     _stamp: int | None = field(default=None, init=False)
@@ -121,7 +121,7 @@ class Tracker:
         self._states = [state for state in self._states if state.missed <= self.max_missed]
         for d, detection in enumerate(found):
             if d not in matched.values():
-                self._states.append(_State(str(self._next_id), detection.label, detection.score, detection.box))
+                self._states.append(_TrackState(str(self._next_id), detection.label, detection.score, detection.box))
                 self._next_id += 1
         return self.tracks
 
@@ -175,7 +175,7 @@ class Tracker:
                 matched[s] = d
         return matched
 
-    def _alive(self, state: _State) -> bool:
+    def _alive(self, state: _TrackState) -> bool:
         inside = clip_box(state.box, self._size)
         return (
             inside is not None
@@ -190,7 +190,7 @@ class Tracker:
         assert inside is not None  # _alive saw to it
         return inside
 
-    def _track(self, state: _State) -> Track:
+    def _track(self, state: _TrackState) -> Track:
         inside = self._clipped(state.box)
         visibility = area(inside) / area(state.box) * state.support
         score = state.score * self.decay**state.age
