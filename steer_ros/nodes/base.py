@@ -12,8 +12,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Header
 
 from steer_ros.nodes.diagnostics import Health
+from steer_ros.nodes.errors import describe_error
 from steer_ros.nodes.messages import stamp_of
-from steer_ros.nodes.parameter_specs import Setting
+from steer_ros.nodes.parameter_specs import ParameterSpec
 from steer_ros.nodes.parameters import Parameters
 from steer_ros.pipeline.lane import Lane
 
@@ -37,29 +38,29 @@ class SteerNode(LifecycleNode):
     """A lifecycle node that does its work on one lane.
 
     Subscriptions and publishers of the work exist while the node is active: a peer that sees them knows that it
-    will be served. A subclass gives `load` (heavy, on configure), `open` and `close` (on activate and deactivate).
+    will be served. A subclass implements `load` (heavy, on configure), `open` and `close` (on activate, deactivate).
     """
 
-    def __init__(self, name: str, settings: Sequence[Setting], **options: Any) -> None:
+    def __init__(self, name: str, specs: Sequence[ParameterSpec], **options: Any) -> None:
         super().__init__(name, **options)
         self.failure = ""
         self.lane: Lane | None = None
         self._opened: list[Any] = []
         try:
-            self.parameters = Parameters(self, settings, self.changed)
+            self.parameters = Parameters(self, specs, self.changed)
         except BaseException:
             self.destroy_node()
             raise
-        self.health = Health(self, self.alarm, self.counts)
-        self._warn_of_strays()
+        self.health = Health(self, self.active_alarm, self.counts)
+        self._warn_unknown_parameters()
 
-    # What subclasses give.
+    # What subclasses implement.
     def load(self) -> None:
         """Load the model. May take its time; raises with one line that says what is wrong."""
         raise NotImplementedError
 
     def unload(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         raise NotImplementedError
 
     def open(self) -> None:
@@ -72,8 +73,8 @@ class SteerNode(LifecycleNode):
     def changed(self, name: str, value: Any) -> None:
         """A parameter has a new value."""
 
-    def alarm(self) -> str:
-        """What is wrong right now, in one line; empty: nothing."""
+    def active_alarm(self) -> str:
+        """What is wrong right now, in one line; empty if nothing is."""
         return ""
 
     def counts(self) -> dict[str, int]:
@@ -120,19 +121,19 @@ class SteerNode(LifecycleNode):
         self.destroy_node()
 
     # For subclasses.
-    def listen(self, message_type: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
+    def subscribe(self, message_type: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
         """A subscription that lasts while the node is active. Its QoS can be overridden by parameters."""
         self._opened.append(
             self.create_subscription(
                 message_type,
                 topic,
-                self._sheltered(topic, callback),
+                self._guarded(topic, callback),
                 copy.copy(qos),  # rclpy writes what is overridden into it
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
         )
 
-    def advertise(self, message_type: type, topic: str, qos: QoSProfile) -> Any:
+    def publish_on(self, message_type: type, topic: str, qos: QoSProfile) -> Any:
         """A publisher that lasts while the node is active. Its QoS can be overridden by parameters."""
         publisher = self.create_publisher(
             message_type, topic, copy.copy(qos), qos_overriding_options=QoSOverridingOptions.with_default_policies()
@@ -153,31 +154,31 @@ class SteerNode(LifecycleNode):
         """A lane's work raised; it goes on."""
         if not self.context.ok():
             return  # the process is ending: what was under way could not publish
-        self.health.error(f"{lane}_errors", one_line(error))
+        self.health.error(f"{lane}_errors", describe_error(error))
 
-    def _warn_of_strays(self) -> None:
-        """ROS ignores a parameter that a node does not have: say so, it may be a misspelt one."""
+    def _warn_unknown_parameters(self) -> None:
+        """ROS silently ignores a parameter that the node does not declare; warn, since it may be misspelt."""
         given = getattr(self, "_parameter_overrides", {})
         for name in given:
             if not self.has_parameter(name) and not name.startswith("qos_overrides."):
                 self.get_logger().warning(f"parameter {name} is none of {self.get_name()}'s; ignored")
 
-    def _sheltered(self, topic: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _guarded(self, topic: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         def handle(message: Any) -> None:
             if self.lane is None:
                 return  # taken from the queue before the node was deactivated
             try:
                 callback(message)
             except Exception as error:  # a message never kills a node
-                self.health.error("callback_errors", f"{topic}: {one_line(error)}")
+                self.health.error("callback_errors", f"{topic}: {describe_error(error)}")
 
         return handle
 
     def _activate(self) -> None:
-        self.lane = Lane(self.get_name(), self.parameters_device(), self.lane_failed)
+        self.lane = Lane(self.get_name(), self.model_device(), self.lane_failed)
         self.open()
 
-    def parameters_device(self) -> Any:
+    def model_device(self) -> Any:
         """The device of the lane's stream: the model's."""
         return "cpu"
 
@@ -198,18 +199,11 @@ class SteerNode(LifecycleNode):
         try:
             work()
         except Exception as error:
-            self.failure = f"{self.get_name()}: {one_line(error)}"
-            self.health.error(f"{what}_errors", one_line(error))
+            self.failure = f"{self.get_name()}: {describe_error(error)}"
+            self.health.error(f"{what}_errors", describe_error(error))
             return TransitionCallbackReturn.FAILURE
         self.parameters.locked = locked
         return TransitionCallbackReturn.SUCCESS
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says; its type as well where the words alone say little."""
-    text = " ".join(str(error).split())
-    plain = isinstance(error, (ValueError, RuntimeError, OSError)) and text
-    return text if plain else f"{type(error).__name__}: {text}"
 
 
 def header_copy(header: Header) -> Header:

@@ -14,23 +14,23 @@ from rclpy.node import Node
 from steer_ros.pipeline.trace import StageTimes
 
 PERIOD = 1.0  # seconds between reports
-QUIET = 5.0  # seconds between two warnings of the same kind
+WARNING_INTERVAL = 5.0  # seconds between two warnings of the same kind
 
 
 class Health:
     """Counts, stage times and errors of one node. Counting is safe from any thread.
 
-    alarm: returns what is wrong right now ("camera silent: …"), or an empty text; asked once a report.
+    active_alarm: returns what is wrong right now ("camera silent: …"), or an empty text; called for each report.
     counts: returns counters kept elsewhere (drops), by name.
     """
 
     def __init__(
-        self, node: Node, alarm: Callable[[], str] = str, counts: Callable[[], dict[str, int]] = dict
+        self, node: Node, active_alarm: Callable[[], str] = str, counts: Callable[[], dict[str, int]] = dict
     ) -> None:
         self._node = node
-        self._alarm = alarm
+        self._active_alarm = active_alarm
         self._more_counts = counts
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._last: dict[str, str] = {}
         self._warned: dict[str, float] = {}
@@ -42,27 +42,27 @@ class Health:
         self._timer = node.create_timer(PERIOD, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def count(self, name: str, number: int = 1) -> None:
-        with self._guard:
+        with self._lock:
             self._counts[name] += number
 
     def counted(self, name: str) -> int:
-        with self._guard:
+        with self._lock:
             return self._counts[name]
 
-    def bad(self, kind: str, text: str) -> None:
-        """Something from outside was refused: count it under `kind`, warn, go on."""
-        if self._note(kind, text, "last_refusal", failed=False):
+    def warn_refused(self, kind: str, text: str) -> None:
+        """Input from outside was refused: count it under `kind`, warn, go on."""
+        if self._record(kind, text, "last_refusal", failed=False):
             self._node.get_logger().warning(f"{kind}: {text}")
 
     def error(self, kind: str, text: str) -> None:
         """Something of our own failed: count it under `kind`, log an error, go on."""
-        if self._note(kind, text, "last_error", failed=True):
+        if self._record(kind, text, "last_error", failed=True):
             self._node.get_logger().error(f"{kind}: {text}")
 
     def publish(self) -> None:
         """One report: OK, WARN (something was refused since the last one) or ERROR (we failed, or an alarm)."""
-        alarm = self._alarm()
-        with self._guard:
+        alarm = self._active_alarm()
+        with self._lock:
             fresh, failed = self._fresh, self._failed
             self._fresh, self._failed = "", False
             values = {**self._counts, **self._more_counts()}
@@ -88,16 +88,16 @@ class Health:
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
-    def _note(self, kind: str, text: str, last: str, failed: bool) -> bool:
+    def _record(self, kind: str, text: str, last: str, failed: bool) -> bool:
         """Record; True if the log may have it too."""
         now = time.monotonic()
-        with self._guard:
+        with self._lock:
             self._counts[kind] += 1
             self._last[last] = f"{kind}: {text}"
             if failed or not self._failed:
                 self._fresh = f"{kind}: {text}"
             self._failed = self._failed or failed
-            if now - self._warned.get(kind, -QUIET) < QUIET:
+            if now - self._warned.get(kind, -WARNING_INTERVAL) < WARNING_INTERVAL:
                 return False
             self._warned[kind] = now
             return True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from steer_ros.nodes.errors import describe_error
 from steer_ros.steering.gate import Gate
 from steer_ros.steering.laws import LAW_NAMES, MAX_ALPHA
 from steer_ros.steering.schedule import Schedule
@@ -21,7 +22,7 @@ MODEL_GATE = "model"  # of steering.gate: what the model's own steering.json say
 
 
 @dataclass(frozen=True)
-class Setting:
+class ParameterSpec:
     """One parameter. Its type is that of `default`: str, float, int or bool.
 
     low, high: inclusive bounds of a number. choices: the texts accepted. check: raises ValueError for what is wrong
@@ -70,15 +71,17 @@ class Setting:
             try:
                 self.check(value)
             except ValueError as error:
-                raise ValueError(f"parameter {self.name}: {shown(value)}; {one_line(error)}") from error
+                raise ValueError(f"parameter {self.name}: {shown(value)}; {describe_error(error)}") from error
         return value
 
 
 _MODEL = "builtin:<name>, a folder, or a hub id; safetensors only"
 _COMMON = (
-    Setting("autostart", True, "Configure and activate at start, without a lifecycle manager."),
-    Setting("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:<n>; auto takes a GPU if there is one."),
-    Setting(
+    ParameterSpec("autostart", True, "Configure and activate at start, without a lifecycle manager."),
+    ParameterSpec(
+        "device", "auto", "Where the model runs: auto, cpu, cuda or cuda:<n>; auto takes a GPU if there is one."
+    ),
+    ParameterSpec(
         "dtype",
         "auto",
         "Type of the weights; auto: float32 on a CPU, else as the model is stored.",
@@ -87,22 +90,22 @@ _COMMON = (
 )
 PERCEPTION = (
     *_COMMON,
-    Setting("model", "builtin:lab-vl", f"Vision-language model: {_MODEL}."),
-    Setting(
+    ParameterSpec("model", "builtin:lab-vl", f"Vision-language model: {_MODEL}."),
+    ParameterSpec(
         "transport",
         "raw",
         "Form of the image topic: raw (sensor_msgs/Image on `image`) or compressed "
         "(sensor_msgs/CompressedImage on `image/compressed`).",
         choices=("raw", "compressed"),
     ),
-    Setting(
+    ParameterSpec(
         "look_for",
         "",
         'What to look for, in words: a thing, a place, or both ("the red beaker on the left"); '
         "empty: nothing. Also by topic ~/look_for.",
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "keyframe_interval",
         10,
         "Frames from one grounding to the next; a tracker carries the regions between.",
@@ -110,7 +113,7 @@ PERCEPTION = (
         high=10_000,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "mask_max_age_ms",
         2000.0,
         "Milliseconds by the frames' stamps after which regions are grounded anew, whatever keyframe_interval says.",
@@ -118,7 +121,7 @@ PERCEPTION = (
         high=3.6e6,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "camera_timeout_ms",
         2000.0,
         "Milliseconds without a frame after which diagnostics call the camera silent.",
@@ -126,7 +129,7 @@ PERCEPTION = (
         high=3.6e6,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "max_image_pixels",
         40_000_000,
         "Largest frame accepted, in pixels (width x height); larger are refused.",
@@ -134,7 +137,7 @@ PERCEPTION = (
         high=1_000_000_000,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "max_working_pixels",
         2_000_000,
         "Frames of more pixels are scaled down to this before any work on them.",
@@ -145,14 +148,14 @@ PERCEPTION = (
 )
 REASONING = (
     *_COMMON,
-    Setting("model", "builtin:lab-r1", f"Reasoning model: {_MODEL}."),
-    Setting(
+    ParameterSpec("model", "builtin:lab-r1", f"Reasoning model: {_MODEL}."),
+    ParameterSpec(
         "instruction",
         DEFAULT_INSTRUCTION,
         "What the robot is told; empty: this default. Also by topic `instruction`.",
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "deadline_ms",
         0.0,
         "Milliseconds by the node's clock from receipt of the frame after which its turn is cut; 0: never.",
@@ -160,11 +163,13 @@ REASONING = (
         high=3.6e6,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "max_thought_tokens", 256, "Tokens of thought after which it is closed.", low=1, high=32_768, runtime=True
     ),
-    Setting("max_action_tokens", 64, "Tokens of action after which the turn is cut.", low=1, high=4096, runtime=True),
-    Setting(
+    ParameterSpec(
+        "max_action_tokens", 64, "Tokens of action after which the turn is cut.", low=1, high=4096, runtime=True
+    ),
+    ParameterSpec(
         "mask_max_age_ms",
         1000.0,
         "Milliseconds by the frames' stamps after which another frame's masks no longer steer.",
@@ -172,7 +177,7 @@ REASONING = (
         high=3.6e6,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "mask_wait_ms",
         500.0,
         "Milliseconds that a frame's tokens wait for the masks that belong to them.",
@@ -180,14 +185,14 @@ REASONING = (
         high=60_000.0,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "steering.law",
         "conserving",
         "How weights change attention; none: not at all.",
         choices=LAW_NAMES,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "steering.alpha",
         8.0,
         "Strength of additive and conserving: the bias on the attention score of a key of weight 1.",
@@ -195,7 +200,7 @@ REASONING = (
         high=MAX_ALPHA,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "steering.share",
         0.9,
         "Law share: the least part of the attention to the image that the region gets.",
@@ -203,7 +208,7 @@ REASONING = (
         high=1.0,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "steering.target",
         0.5,
         "Law target: the part of all attention that the region gets.",
@@ -211,7 +216,7 @@ REASONING = (
         high=0.999,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "steering.gate",
         MODEL_GATE,
         "Where the law holds: model (the heads in its steering.json, all if it has none), all, or parts such as "
@@ -219,7 +224,7 @@ REASONING = (
         check=lambda gate: None if gate == MODEL_GATE else Gate.parse(gate),
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "steering.schedule",
         "prompt=0;sure=0.9;plausible=0.02",
         "How the strength runs over an answer: constant, or parts of prompt=, think=, act= (factors, 0 to 1), "
@@ -229,7 +234,7 @@ REASONING = (
         check=Schedule.parse,
         runtime=True,
     ),
-    Setting(
+    ParameterSpec(
         "policy",
         "publish",
         "An action whose object contradicts the label of the region it was steered to, or whose region is missing: "
@@ -243,7 +248,3 @@ REASONING = (
 def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

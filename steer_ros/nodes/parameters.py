@@ -1,4 +1,4 @@
-"""A node's parameters by a table of settings: declared, coerced, judged, and told about when they change."""
+"""A node's parameters by a table of specs: declared, coerced, validated, and reported when they change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from steer_ros.nodes.parameter_specs import Setting, one_line, shown
+from steer_ros.nodes.errors import describe_error
+from steer_ros.nodes.parameter_specs import ParameterSpec, shown
 
 
 class Parameters:
@@ -19,18 +20,18 @@ class Parameters:
     """
 
     def __init__(
-        self, node: Node, table: Sequence[Setting], on_change: Callable[[str, Any], None] | None = None
+        self, node: Node, table: Sequence[ParameterSpec], on_change: Callable[[str, Any], None] | None = None
     ) -> None:
         self._node = node
-        self._table = {setting.name: setting for setting in table}
+        self._table = {spec.name: spec for spec in table}
         self._on_change = on_change
-        self.checks: dict[str, Callable[[Any], Any]] = {}  # by name: what only a loaded model can judge
+        self.checks: dict[str, Callable[[Any], Any]] = {}  # by name: what only a loaded model can validate
         self.locked = False
-        for setting in table:
-            self._declare(setting)
+        for spec in table:
+            self._declare(spec)
         node.add_pre_set_parameters_callback(self._coerce)
-        node.add_on_set_parameters_callback(self._judge)
-        node.add_post_set_parameters_callback(self._tell)
+        node.add_on_set_parameters_callback(self._validate)
+        node.add_post_set_parameters_callback(self._notify)
 
     def __getitem__(self, name: str) -> Any:
         return self._node.get_parameter(name).value
@@ -41,57 +42,56 @@ class Parameters:
         if not result.successful:
             raise ValueError(result.reason)
 
-    def _declare(self, setting: Setting) -> None:
+    def _declare(self, spec: ParameterSpec) -> None:
         # Twice, since a value from outside is seen only by declaring: loosely for the value, then for good.
         loose = ParameterDescriptor(dynamic_typing=True)
-        value = self._node.declare_parameter(setting.name, setting.default, loose).value
-        self._node.undeclare_parameter(setting.name)
-        value = setting.validated(value)
-        self._node.declare_parameter(setting.name, value, _descriptor(setting), ignore_override=True)
+        value = self._node.declare_parameter(spec.name, spec.default, loose).value
+        self._node.undeclare_parameter(spec.name)
+        value = spec.validated(value)
+        self._node.declare_parameter(spec.name, value, _descriptor(spec), ignore_override=True)
 
     def _coerce(self, parameters: list[Parameter]) -> list[Parameter]:
         coerced = []
         for parameter in parameters:
-            setting = self._table.get(parameter.name)
-            value = parameter.value if setting is None else setting.coerced(parameter.value)
+            spec = self._table.get(parameter.name)
+            value = parameter.value if spec is None else spec.coerced(parameter.value)
             same = value is parameter.value
             coerced.append(parameter if same else Parameter(parameter.name, value=value))
         return coerced
 
-    def _judge(self, parameters: list[Parameter]) -> SetParametersResult:
+    def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
-            setting = self._table.get(parameter.name)
-            if setting is None:
+            spec = self._table.get(parameter.name)
+            if spec is None:
                 continue
             try:
-                value = setting.validated(parameter.value)
-                if self.locked and not setting.runtime and value != self[setting.name]:
+                value = spec.validated(parameter.value)
+                if self.locked and not spec.runtime and value != self[spec.name]:
                     raise ValueError(
-                        f"parameter {setting.name}: {shown(value)}; fixed while the node is configured, "
-                        "clean it up first"
+                        f"parameter {spec.name}: {shown(value)}; fixed while the node is configured, clean it up first"
                     )
-                if setting.name in self.checks:
-                    self.checks[setting.name](value)
+                if spec.name in self.checks:
+                    self.checks[spec.name](value)
             except ValueError as error:
-                return SetParametersResult(successful=False, reason=one_line(error))
+                return SetParametersResult(successful=False, reason=describe_error(error))
         return SetParametersResult(successful=True)
 
-    def _tell(self, parameters: list[Parameter]) -> None:
+    def _notify(self, parameters: list[Parameter]) -> None:
         for parameter in parameters:
             if parameter.name in self._table and self._on_change is not None:
                 self._on_change(parameter.name, parameter.value)
 
 
-def _descriptor(setting: Setting) -> ParameterDescriptor:
+def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
-        description=setting.description,
-        additional_constraints=setting.accepted + ("" if setting.runtime else "; fixed once the node is configured"),
+        description=spec.description,
+        additional_constraints=spec.accepted + ("" if spec.runtime else "; fixed once the node is configured"),
         dynamic_typing=True,  # an integer must get as far as `coerced`
     )
-    if isinstance(setting.default, bool) or setting.low is None:
+    if isinstance(spec.default, bool) or spec.low is None:
         return descriptor
-    if isinstance(setting.default, int):
-        descriptor.integer_range = [IntegerRange(from_value=int(setting.low), to_value=int(setting.high))]
+    if isinstance(spec.default, int):
+        descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high))]
     else:
-        descriptor.floating_point_range = [FloatingPointRange(from_value=setting.low, to_value=setting.high)]
+        descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
     return descriptor

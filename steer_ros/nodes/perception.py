@@ -66,30 +66,32 @@ class PerceptionNode(SteerNode):
         self._perceiver = self._load_model(
             self.parameters["model"], device=self.parameters["device"], dtype=self.parameters["dtype"]
         )
-        self.get_logger().info(f"model {self.parameters['model']} on {self.parameters_device()}")
+        self.get_logger().info(f"model {self.parameters['model']} on {self.model_device()}")
 
     def unload(self) -> None:
         self._perceiver = None
 
-    def parameters_device(self) -> Any:
+    def model_device(self) -> Any:
         return self._perceiver.device
 
     def open(self) -> None:
         self._region_source.reset()
         self._order = StampOrder()
-        self._masks_out = self.advertise(RoiMaskArray, "roi_masks", LATEST)
-        self._labels_out = self.advertise(Image, "roi_image", LATEST)
-        self._overlay_out = self.advertise(Image, "overlay", LATEST)
-        self._tokens_out = None if self._handover else self.advertise(VisualTokens, "visual_tokens", LATEST)
+        self._masks_out = self.publish_on(RoiMaskArray, "roi_masks", LATEST)
+        self._labels_out = self.publish_on(Image, "roi_image", LATEST)
+        self._overlay_out = self.publish_on(Image, "overlay", LATEST)
+        self._tokens_out = None if self._handover else self.publish_on(VisualTokens, "visual_tokens", LATEST)
         self._mailbox = Mailbox()
         self.lane.serve(self._mailbox, self._perceive)
-        self.listen(String, "~/look_for", self._on_look_for, STREAM)
-        self.listen(RegionOfInterest, "~/roi", self._on_roi, STREAM)
+        self.subscribe(String, "~/look_for", self._on_look_for, STREAM)
+        self.subscribe(RegionOfInterest, "~/roi", self._on_roi, STREAM)
         # The transport's topic hangs below the image's own, wherever that is remapped to.
         if self.parameters["transport"] == "compressed":
-            self.listen(CompressedImage, self.resolve_topic_name("image") + "/compressed", self._on_image, SENSOR_DATA)
+            self.subscribe(
+                CompressedImage, self.resolve_topic_name("image") + "/compressed", self._on_image, SENSOR_DATA
+            )
         else:
-            self.listen(Image, "image", self._on_image, SENSOR_DATA)
+            self.subscribe(Image, "image", self._on_image, SENSOR_DATA)
         self._last_frame = time.monotonic()
 
     def close(self) -> None:
@@ -107,7 +109,7 @@ class PerceptionNode(SteerNode):
         elif name == "mask_max_age_ms":
             self._region_source.max_age = int(value * 1e6)
 
-    def alarm(self) -> str:
+    def active_alarm(self) -> str:
         last = self._last_frame
         silent = 0.0 if last is None else time.monotonic() - last
         if silent * 1e3 < self.parameters["camera_timeout_ms"]:
@@ -137,7 +139,7 @@ class PerceptionNode(SteerNode):
         try:
             self.parameters["look_for"] = message.data
         except ValueError as error:
-            self.health.bad("bad_look_for", str(error))
+            self.health.warn_refused("bad_look_for", str(error))
 
     def _on_roi(self, message: RegionOfInterest) -> None:
         if not message.width or not message.height:
@@ -167,7 +169,7 @@ class PerceptionNode(SteerNode):
             if self._handover:
                 self._handover.reset(stamp)
         elif status is StampStatus.DUPLICATE:
-            self.health.bad(
+            self.health.warn_refused(
                 "stamps_repeated",
                 f"two frames have the stamp {stamp} ns: nobody can tell which of them masks and actions belong to",
             )
@@ -185,7 +187,7 @@ class PerceptionNode(SteerNode):
         with trace.stage("look"):
             regions = self._region_source.step(image, features, self._perceiver, stamp)
         for kind, text in regions.errors.items():
-            self.health.bad(kind, text)
+            self.health.warn_refused(kind, text)
         self.health.count("keyframes", int(regions.keyframe))
         # Hand over before publishing: when the masks come back by topic, reasoning must know the frame already.
         self._hand_over(pending, stamp, header, features, regions)
@@ -223,7 +225,7 @@ class PerceptionNode(SteerNode):
 
     def _refuse(self, error: BadImage) -> None:
         self.health.count("bad_images")
-        self.health.bad(f"bad_image_{error.kind}", str(error))
+        self.health.warn_refused(f"bad_image_{error.kind}", str(error))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -20,7 +20,8 @@ from rclpy.logging import get_logger
 from rclpy.utilities import remove_ros_args
 from transformers.utils.logging import disable_progress_bar
 
-from steer_ros.nodes.base import StartError, SteerNode, one_line
+from steer_ros.nodes.base import StartError, SteerNode
+from steer_ros.nodes.errors import describe_error
 
 
 @contextlib.contextmanager
@@ -75,12 +76,12 @@ def is_ours(error: BaseException) -> bool:
     return any(frame.f_globals.get("__name__", "").startswith("steer_ros.") for frame in frames[1:])
 
 
-def not_of_ros(given: Sequence[str]) -> list[str]:
-    """The process's arguments but its name and those of ROS. What ROS can't read ends it, as argparse would."""
+def non_ros_args(given: Sequence[str]) -> list[str]:
+    """The process's arguments without its name and those of ROS. Exits, as argparse would, on what ROS can't read."""
     try:
         return remove_ros_args(given)[1:]
     except RuntimeError as error:
-        print(f"{Path(given[0]).name}: {one_line(error)}", file=sys.stderr)
+        print(f"{Path(given[0]).name}: {describe_error(error)}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -102,7 +103,7 @@ def run(make_nodes: Callable[[], list[SteerNode]], args: Sequence[str] | None = 
     given = list(sys.argv if args is None else ["steer_ros", *args])
     epilog = "Parameters and remappings follow --ros-args: -p look_for:=beaker -r image:=/camera/image_raw"
     parser = argparse.ArgumentParser(prog=Path(given[0]).name, description=about, epilog=epilog)
-    parser.parse_args(not_of_ros(given))
+    parser.parse_args(non_ros_args(given))
     share_processor()
     disable_progress_bar()  # a log is no terminal
     with one_interrupt() as no_more_interrupts:
@@ -128,7 +129,7 @@ def _run(
         except (ValueError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "rclpy" not in type(error).__module__:
                 raise
-            print(one_line(error), file=sys.stderr)  # rclpy's RuntimeErrors here are about --ros-args
+            print(describe_error(error), file=sys.stderr)  # rclpy's RuntimeErrors here are about --ros-args
             return 2
         with spinning(no_more_interrupts):
             while True:
@@ -138,7 +139,7 @@ def _run(
                 except (TypeError, ValueError) as error:
                     if is_ours(error):
                         raise
-                    get_logger("steer_ros").error(f"rclpy can't take a message: {one_line(error)}")
+                    get_logger("steer_ros").error(f"rclpy can't take a message: {describe_error(error)}")
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

@@ -10,7 +10,8 @@ from typing import Any
 from std_msgs.msg import String
 
 from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
-from steer_ros.nodes.base import LATEST, STREAM, SteerNode, one_line
+from steer_ros.nodes.base import LATEST, STREAM, SteerNode
+from steer_ros.nodes.errors import describe_error
 from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
 from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, MODEL_GATE, REASONING
 from steer_ros.nodes.process import run
@@ -82,22 +83,22 @@ class ReasoningNode(SteerNode):
         if reasoner is not None:
             reasoner.close()
 
-    def parameters_device(self) -> Any:
+    def model_device(self) -> Any:
         return self._reasoner.device
 
     def open(self) -> None:
-        self._text_out = self.advertise(String, "action_text", STREAM)
-        self._action_out = self.advertise(ActionText, "action", STREAM)
-        self._thought_out = self.advertise(String, "thought", STREAM)
+        self._text_out = self.publish_on(String, "action_text", STREAM)
+        self._action_out = self.publish_on(ActionText, "action", STREAM)
+        self._thought_out = self.publish_on(String, "thought", STREAM)
         self._last_stamp = None
         self._synchronizer = FrameSynchronizer()
         for name in ("mask_wait_ms", "mask_max_age_ms"):
             self.changed(name, self.parameters[name])
         self.lane.serve(self._synchronizer, self._turn)
-        self.listen(String, "instruction", self._on_instruction, STREAM)
-        self.listen(RoiMaskArray, "roi_masks", self._on_masks, LATEST)
+        self.subscribe(String, "instruction", self._on_instruction, STREAM)
+        self.subscribe(RoiMaskArray, "roi_masks", self._on_masks, LATEST)
         if self._handover is None:
-            self.listen(VisualTokens, "visual_tokens", self._on_tokens, LATEST)
+            self.subscribe(VisualTokens, "visual_tokens", self._on_tokens, LATEST)
         else:
             self._handover.connect(self._on_frame, self._synchronizer.reset)
 
@@ -125,13 +126,13 @@ class ReasoningNode(SteerNode):
         try:
             self.parameters["instruction"] = message.data
         except ValueError as error:
-            self.health.bad("bad_instruction", str(error))
+            self.health.warn_refused("bad_instruction", str(error))
 
     def _on_masks(self, message: RoiMaskArray) -> None:
         try:
             masks = read_masks(message)
         except ValueError as error:
-            self.health.bad("bad_masks", one_line(error))
+            self.health.warn_refused("bad_masks", describe_error(error))
         else:
             self._synchronizer.put_masks(stamp_of(message.header), masks)
 
@@ -140,7 +141,7 @@ class ReasoningNode(SteerNode):
         try:
             features = read_tokens(message)
         except ValueError as error:
-            self.health.bad("bad_tokens", one_line(error))
+            self.health.warn_refused("bad_tokens", describe_error(error))
             return
         perceive_ms = max(0.0, message.perceive_ms) if math.isfinite(message.perceive_ms) else 0.0
         received = self.receipt(message.header) - int(perceive_ms * 1e6)
@@ -196,7 +197,7 @@ class ReasoningNode(SteerNode):
         self.health.count(f"turns_cut_{answer.cut_reason}", int(answer.cut_short))
         self.health.count("rollbacks", answer.rollbacks)
         for warning in answer.warnings:
-            self.health.bad(*kind_and_text(warning))
+            self.health.warn_refused(*kind_and_text(warning))
         stages = {} if turn is None else turn.timings
         self.health.stages.add({**trace.stages, **stages, "turn": answer.total_ms})
 
@@ -208,7 +209,7 @@ class ReasoningNode(SteerNode):
                 f"masks of frame {synced.stamp}, or of those it displaced, did not come within "
                 f"{self.parameters['mask_wait_ms']:g} ms (mask_wait_ms)"
             )
-            self.health.bad("masks_late", why)
+            self.health.warn_refused("masks_late", why)
         if synced.nearest_age is not None:
             age = synced.nearest_age / 1e6
             why = (
@@ -216,7 +217,7 @@ class ReasoningNode(SteerNode):
                 f"{synced.stamp}; used are those of up to {self.parameters['mask_max_age_ms']:g} ms before it "
                 "(mask_max_age_ms)"
             )
-            self.health.bad("masks_unused", why)
+            self.health.warn_refused("masks_unused", why)
         if synced.masks is None:
             return None, why
         grid, masks = synced.masks
@@ -226,12 +227,12 @@ class ReasoningNode(SteerNode):
                 f"roi_masks: grid {grid.rows}x{grid.cols} does not match the frame's "
                 f"{frame_grid.rows}x{frame_grid.cols}; not steered"
             )
-            self.health.bad("bad_masks", why)
+            self.health.warn_refused("bad_masks", why)
             return None, why
         text_only = self._reasoner.bridge_for(synced.tokens[0].features) == TEXT
         if masks and text_only and not any(mask.label.strip() and not mask.empty for mask in masks):
             why = "no mask has a label, and without a bridge the model knows regions by their words alone; not steered"
-            self.health.bad("masks_unlabelled", why)
+            self.health.warn_refused("masks_unlabelled", why)
             return None, why
         return masks, "" if any(mask.weights.any() for mask in masks) else "nothing was found where to look"
 

@@ -29,9 +29,10 @@ from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
 
 from steer_ros.msg import ActionText
-from steer_ros.nodes.base import STREAM, one_line
+from steer_ros.nodes.base import STREAM
+from steer_ros.nodes.errors import describe_error
 from steer_ros.nodes.messages import stamp_of
-from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
+from steer_ros.nodes.process import non_ros_args, one_interrupt, spinning
 from steer_ros.pipeline.stamp_order import StampOrder, StampStatus
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -105,7 +106,7 @@ class Replay(Node):
                 first = stamp if first is None else first
                 if not self._lockstep:
                     self._wait_until(started + (stamp - first) / 1e9 / self._rate, stamp)
-                self._tell_time(stamp)
+                self._publish_clock(stamp)
                 if topic == self._frame_topic:
                     self._send_frame(topic, data)
                 else:
@@ -144,7 +145,7 @@ class Replay(Node):
             self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, offered(connection))
         except (InvalidTopicNameException, RuntimeError) as error:  # the second is rcl's own
             self.report.skipped.append(topic)
-            self.get_logger().warning(f"{topic!r}: {one_line(error)}; skipped")
+            self.get_logger().warning(f"{topic!r}: {describe_error(error)}; skipped")
         else:
             self._types[topic] = message_type
 
@@ -211,7 +212,7 @@ class Replay(Node):
         """Keep /clock going until the next message is due."""
         while (left := due - time.monotonic()) > 0:
             if left > CLOCK_PERIOD:
-                self._tell_time(stamp - int(left * self._rate * 1e9))
+                self._publish_clock(stamp - int(left * self._rate * 1e9))
             self._executor.spin_once(timeout_sec=min(left, CLOCK_PERIOD))
             self._check_running()
 
@@ -225,7 +226,7 @@ class Replay(Node):
             self._check_running()
         return True
 
-    def _tell_time(self, stamp: int) -> None:
+    def _publish_clock(self, stamp: int) -> None:
         if self._clock_out is not None:
             seconds, nanoseconds = divmod(max(0, stamp), 1_000_000_000)
             self._clock_out.publish(Clock(clock=Time(sec=seconds, nanosec=nanoseconds)))
@@ -253,7 +254,9 @@ def open_bag(path: Path) -> Reader:
         reader.open()
     except Exception as error:  # a damaged bag makes the reader raise what it likes
         plain = isinstance(error, (ReaderError, OSError))
-        raise ValueError(f"bag {str(path)!r}: {' '.join(str(error).split()) if plain else one_line(error)}") from error
+        raise ValueError(
+            f"bag {str(path)!r}: {' '.join(str(error).split()) if plain else describe_error(error)}"
+        ) from error
     return reader
 
 
@@ -296,7 +299,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> int:
     """Play a bag; 0, or 1 if in lockstep not one action came, or 2 for wrong arguments."""
     given = list(sys.argv if args is None else ["replay", *args])
-    options = parse(not_of_ros(given))
+    options = parse(non_ros_args(given))
     with one_interrupt() as no_more_interrupts:
         return _run(options, given, no_more_interrupts)
 
@@ -319,7 +322,7 @@ def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: C
         print(report, flush=True)
         return 1 if options.lockstep and report.frames and not report.actions else 0
     except ValueError as error:
-        print(f"replay: {one_line(error)}", file=sys.stderr)
+        print(f"replay: {describe_error(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0

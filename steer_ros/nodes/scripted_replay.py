@@ -1,7 +1,7 @@
-"""`rehearse`: a bag in lockstep by a cue sheet, each turn a line of JSON. The demo and its tests run on it.
+"""`scripted_replay`: a bag in lockstep by a script, each turn a line of JSON. The demo and its tests run on it.
 
-A cue sets a parameter of a node before a certain frame is sent, and the frame waits until the node has taken it: the
-same bag and cues give the same turns. The cue sheet is a JSON list of
+A step of the script sets a node's parameter before a certain frame is sent, and the frame waits until the node has
+accepted it: the same bag and script give the same turns. The script is a JSON list of
 {"stamp_ns": …, "node": "perception", "parameter": "look_for", "value": "red beaker"}, by the stamps of the frames.
 """
 
@@ -22,34 +22,34 @@ from rclpy.parameter_client import AsyncParameterClient
 from rclpy.serialization import deserialize_message
 
 from steer_ros.msg import ActionText, RoiMaskArray
-from steer_ros.nodes.base import STREAM, one_line
+from steer_ros.nodes.base import STREAM
+from steer_ros.nodes.errors import describe_error
 from steer_ros.nodes.messages import read_masks, stamp_of
-from steer_ros.nodes.process import not_of_ros, one_interrupt, spinning
+from steer_ros.nodes.process import non_ros_args, one_interrupt, spinning
 from steer_ros.nodes.replay import Replay, Report
 
 MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
 
 
-class RehearsalError(RuntimeError):
-    """The rehearsal can't go on; the message is one line."""
+class ScriptedReplayError(RuntimeError):
+    """The replay can't go on; the message is one line."""
 
 
-class Rehearsal(Replay):
-    """Plays a bag in lockstep, cues first. tell: called with what each frame's turn gave, ready for JSON."""
+class ScriptedReplay(Replay):
+    """Plays a bag in lockstep by a script. on_turn: called with the record of each frame's turn, ready for JSON."""
 
     def __init__(
         self,
         bag: Path,
-        cues: Sequence[Mapping[str, Any]],
-        tell: Callable[[dict[str, Any]], None],
+        script: Sequence[Mapping[str, Any]],
+        on_turn: Callable[[dict[str, Any]], None],
         *,
         timeout: float = 60.0,
         **options: Any,
     ) -> None:
-        self._cues = check_cues(cues)
-        self._left = {cue["stamp_ns"] for cue in self._cues}  # stamps that no frame has had yet
-        self._tell = tell
-        self._seconds = timeout
+        self._script = check_script(script)
+        self._unused_stamps = {step["stamp_ns"] for step in self._script}  # stamps that no frame has had yet
+        self._on_turn = on_turn
         self._actions: dict[int, ActionText] = {}
         self._masks: dict[int, RoiMaskArray] = {}
         self._remotes: dict[str, AsyncParameterClient] = {}
@@ -57,30 +57,30 @@ class Rehearsal(Replay):
         self.create_subscription(RoiMaskArray, "roi_masks", self._on_masks, STREAM)
 
     def play(self) -> Report:
-        """The whole bag; a cue that no frame had is an error."""
+        """The whole bag. A step whose stamp no frame has is an error."""
         report = super().play()
-        if self._left:
-            raise RehearsalError(
-                f"cues for stamps that no frame of the bag has: {', '.join(map(str, sorted(self._left)))}"
+        if self._unused_stamps:
+            raise ScriptedReplayError(
+                f"script: stamps that no frame of the bag has: {', '.join(map(str, sorted(self._unused_stamps)))}"
             )
         return report
 
     def _send_frame(self, topic: str, data: bytes) -> bool:
         stamp = stamp_of(deserialize_message(data, self._types[topic]).header)
-        for cue in self._cues:
-            if cue["stamp_ns"] == stamp:
-                self._set(cue["node"], cue["parameter"], cue["value"])
-        self._left.discard(stamp)
+        for step in self._script:
+            if step["stamp_ns"] == stamp:
+                self._set(step["node"], step["parameter"], step["value"])
+        self._unused_stamps.discard(stamp)
         self._actions.pop(stamp, None)
         self._masks.clear()
         if not super()._send_frame(topic, data):
             return False
         action = self._actions.pop(stamp, None)
         if action is None:
-            raise RehearsalError(f"frame {stamp}: no action within {self._seconds:g} s")
+            raise ScriptedReplayError(f"frame {stamp}: no action within {self._timeout:g} s")
         if action.region_labels:
             self._spin_until(lambda: stamp in self._masks, MASKS_WAIT)
-        self._tell(turn_record(stamp, action, self._masks.get(stamp)))
+        self._on_turn(turn_record(stamp, action, self._masks.get(stamp)))
         return True
 
     def _on_action(self, message: ActionText) -> None:
@@ -91,32 +91,32 @@ class Rehearsal(Replay):
         self._masks[stamp_of(message.header)] = message
 
     def _set(self, node: str, name: str, value: Any) -> None:
-        """Set a parameter of another node and wait until it is taken."""
+        """Set a parameter of another node and wait until it has accepted it."""
         if node not in self._remotes:
             self._remotes[node] = AsyncParameterClient(self, node)
         remote = self._remotes[node]
-        if not self._spin_until(remote.services_are_ready, self._seconds):
-            raise RehearsalError(f"node {node}: its parameters can't be reached within {self._seconds:g} s")
+        if not self._spin_until(remote.services_are_ready, self._timeout):
+            raise ScriptedReplayError(f"node {node}: its parameters can't be reached within {self._timeout:g} s")
         answer = remote.set_parameters([Parameter(name, value=value)])
-        if not self._spin_until(answer.done, self._seconds):
-            raise RehearsalError(f"node {node}: no answer within {self._seconds:g} s to {name} = {value!r}")
+        if not self._spin_until(answer.done, self._timeout):
+            raise ScriptedReplayError(f"node {node}: no answer within {self._timeout:g} s to {name} = {value!r}")
         (result,) = answer.result().results
         if not result.successful:
-            raise RehearsalError(f"node {node}: {name} = {value!r} was refused: {result.reason}")
+            raise ScriptedReplayError(f"node {node}: {name} = {value!r} was refused: {result.reason}")
 
 
-def check_cues(cues: Any) -> list[dict[str, Any]]:
-    """The cues, if they have the form given above. Raises ValueError naming the first that has not."""
-    if not isinstance(cues, Sequence) or isinstance(cues, str):
-        raise ValueError(f"cues: {type(cues).__name__}; accepted is a list")
-    for index, cue in enumerate(cues):
+def check_script(script: Any) -> list[dict[str, Any]]:
+    """The script's steps. Raises ValueError naming the first that is not of the form given above."""
+    if not isinstance(script, Sequence) or isinstance(script, str):
+        raise ValueError(f"script: {type(script).__name__}; accepted is a list")
+    for index, step in enumerate(script):
         fields = {"stamp_ns": int, "node": str, "parameter": str, "value": (str, int, float, bool)}
-        if not isinstance(cue, Mapping) or set(cue) != set(fields):
-            raise ValueError(f"cues[{index}]: accepted is an object of {', '.join(fields)}")
+        if not isinstance(step, Mapping) or set(step) != set(fields):
+            raise ValueError(f"script[{index}]: accepted is an object of {', '.join(fields)}")
         for name, kind in fields.items():
-            if not isinstance(cue[name], kind):
-                raise ValueError(f"cues[{index}].{name}: {cue[name]!r} is of the wrong type")
-    return [dict(cue) for cue in cues]
+            if not isinstance(step[name], kind):
+                raise ValueError(f"script[{index}].{name}: {step[name]!r} is of the wrong type")
+    return [dict(step) for step in script]
 
 
 def turn_record(stamp: int, action: ActionText, masks: RoiMaskArray | None) -> dict[str, Any]:
@@ -146,44 +146,44 @@ def turn_record(stamp: int, action: ActionText, masks: RoiMaskArray | None) -> d
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="rehearse", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="scripted_replay", description=__doc__.splitlines()[0])
     parser.add_argument("bag", type=Path, help="folder of a rosbag2 bag")
-    parser.add_argument("--cues", type=Path, help="cue sheet, a JSON file")
+    parser.add_argument("--script", type=Path, help="what to set before which frame, a JSON file")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for peers and for each action")
     return parser.parse_args(arguments)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Rehearse a bag; 0, or 1 with one line that says what did not come in time, or 2 for wrong arguments."""
-    given = list(sys.argv if args is None else ["rehearse", *args])
-    options = parse(not_of_ros(given))
+    """Play a bag by a script; 0, or 1 with one line that says what failed, or 2 for wrong arguments."""
+    given = list(sys.argv if args is None else ["scripted_replay", *args])
+    options = parse(non_ros_args(given))
     with one_interrupt() as no_more_interrupts:
         return _run(options, given, no_more_interrupts)
 
 
 def _run(options: argparse.Namespace, args: Sequence[str], no_more_interrupts: Callable[[], None]) -> int:
     rclpy.init(args=args)
-    rehearsal = None
+    replay = None
     try:
-        cues = json.loads(options.cues.read_text(encoding="utf-8")) if options.cues else []
-        rehearsal = Rehearsal(
-            options.bag, cues, lambda turn: print(json.dumps(turn), flush=True), timeout=options.timeout
+        script = json.loads(options.script.read_text(encoding="utf-8")) if options.script else []
+        replay = ScriptedReplay(
+            options.bag, script, lambda turn: print(json.dumps(turn), flush=True), timeout=options.timeout
         )
         with spinning(no_more_interrupts):
-            rehearsal.play()
+            replay.play()
         return 0
-    except RehearsalError as error:
-        print(f"rehearse: {error}", file=sys.stderr)
+    except ScriptedReplayError as error:
+        print(f"scripted_replay: {error}", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
-        print(f"rehearse: {one_line(error)}", file=sys.stderr)
+        print(f"scripted_replay: {describe_error(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
     finally:
         no_more_interrupts()
-        if rehearsal is not None:
-            rehearsal.end()
+        if replay is not None:
+            replay.end()
         rclpy.try_shutdown()
 
 

@@ -76,11 +76,11 @@ def test_the_instruction_names_nothing():
 
 
 def test_two_strengths_differ_in_one_value(plan):
-    a, b = plan.cues(0.0), plan.cues(2.0)
+    a, b = plan.script(0.0), plan.script(2.0)
     (different,) = [(x, y) for x, y in zip(a, b, strict=True) if x != y]
     assert different[0] == {**different[1], "value": 0.0} and different[1]["parameter"] == "steering.alpha"
-    looks = [cue for cue in a if cue["parameter"] == "look_for"]
-    assert [(cue["stamp_ns"], cue["value"]) for cue in looks] == [(p.stamps[0], p.look_for) for p in plan.parts]
+    looks = [step for step in a if step["parameter"] == "look_for"]
+    assert [(step["stamp_ns"], step["value"]) for step in looks] == [(p.stamps[0], p.look_for) for p in plan.parts]
 
 
 def test_the_plan_follows_its_seed(tmp_path, plan):
@@ -241,8 +241,8 @@ def test_the_last_two_lines_are_the_scores(tmp_path, capsys, monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def run(self, plan, cues, name):
-            yield from turns_of(plan, steered if cues[0]["value"] else stubborn)
+        def run(self, plan, script, name):
+            yield from turns_of(plan, steered if script[0]["value"] else stubborn)
 
     monkeypatch.setattr(demo, "Stage", Players)
     parser = argparse.ArgumentParser()

@@ -29,7 +29,7 @@ def test_arguments_are_parameters_of_the_nodes_they_go_to(module):
     for name, (nodes, parameter, description) in module.FORWARDED.items():
         assert description.endswith(".")
         for node in nodes:
-            assert parameter in {setting.name for setting in TABLES[node]}, name
+            assert parameter in {spec.name for spec in TABLES[node]}, name
     for law in LAW_NAMES:
         assert law in module.FORWARDED["law"][2]
 

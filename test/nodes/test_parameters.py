@@ -14,7 +14,7 @@ from steer_ros.nodes.parameter_specs import MAX_TEXT, PERCEPTION, REASONING
 from steer_ros.nodes.parameters import Parameters
 
 TABLES = {"perception": PERCEPTION, "reasoning": REASONING}
-SETTINGS = [(name, setting) for name, table in TABLES.items() for setting in table]
+SPECS = [(name, spec) for name, table in TABLES.items() for spec in table]
 
 
 @pytest.fixture
@@ -39,29 +39,29 @@ def put(node, name, value):
     return node.set_parameters([Parameter(name, value=value)])[0]
 
 
-@pytest.mark.parametrize(("node", "setting"), SETTINGS, ids=lambda value: getattr(value, "name", value))
-def test_every_setting_has_a_description_and_accepts_its_own_default(node, setting):
-    assert len(setting.description) > 10
-    assert setting.validated(setting.default) == setting.default
-    assert setting.accepted
+@pytest.mark.parametrize(("node", "spec"), SPECS, ids=lambda value: getattr(value, "name", value))
+def test_every_parameter_has_a_description_and_accepts_its_own_default(node, spec):
+    assert len(spec.description) > 10
+    assert spec.validated(spec.default) == spec.default
+    assert spec.accepted
 
 
 @given(
-    st.sampled_from([s for _, s in SETTINGS]),
+    st.sampled_from([spec for _, spec in SPECS]),
     st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)
     ),
 )
-def test_any_value_is_taken_in_the_right_type_or_refused_in_one_line(setting, value):
+def test_any_value_is_taken_in_the_right_type_or_refused_in_one_line(spec, value):
     try:
-        taken = setting.validated(value)
+        taken = spec.validated(value)
     except ValueError as error:
         text = str(error)
-        assert text.startswith(f"parameter {setting.name}: ")
+        assert text.startswith(f"parameter {spec.name}: ")
         assert "\n" not in text
         assert "accepted" in text
     else:
-        assert type(taken) is type(setting.default)
+        assert type(taken) is type(spec.default)
         assert taken == value
         assert not isinstance(taken, float) or math.isfinite(taken)
 
@@ -146,7 +146,7 @@ def test_descriptors_carry_description_and_range(bench):
 def test_the_file_of_defaults_says_what_the_code_says(repo):
     content = yaml.safe_load((repo / "config" / "vta.yaml").read_text())
     assert {key: value["ros__parameters"] for key, value in content.items()} == {
-        f"/**/{name}": _nested({setting.name: setting.default for setting in table}) for name, table in TABLES.items()
+        f"/**/{name}": _nested({spec.name: spec.default for spec in table}) for name, table in TABLES.items()
     }
 
 

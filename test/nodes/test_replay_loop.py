@@ -33,8 +33,8 @@ def plan(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(stage, plan):
-    cues = {"steered": plan.cues(ALPHA), "unsteered": plan.cues(0.0), "again": plan.cues(ALPHA)}
-    return {name: list(stage.run(plan, sheet, name)) for name, sheet in cues.items()}
+    scripts = {"steered": plan.script(ALPHA), "unsteered": plan.script(0.0), "again": plan.script(ALPHA)}
+    return {name: list(stage.run(plan, script, name)) for name, script in scripts.items()}
 
 
 def fixed(turn):
@@ -178,7 +178,7 @@ def test_a_model_that_is_not_there_ends_the_demo_with_one_clear_line(tmp_path):
         Stage(tmp_path, perception="builtin:no-such-model", reasoning=MODELS["reasoning"]) as stage,
         pytest.raises(StageError, match=r"vta ended with 2: .*no-such-model.*vta\.log") as raised,
     ):
-        list(stage.run(plan, plan.cues(1.0), "steered"))
+        list(stage.run(plan, plan.script(1.0), "steered"))
     assert "\n" not in str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""Rehearsals: a bag in lockstep by a cue sheet, each turn as plain data. The models are stand-ins."""
+"""Scripted replays: a bag in lockstep by a script, each turn as plain data. The models are stand-ins."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ import pytest
 from ros_helpers import BOUND, Bench
 from ros_loop import FRAMES, Loop, write_bag
 
-from steer_ros.nodes.scripted_replay import Rehearsal, RehearsalError, check_cues, main
+from steer_ros.nodes.scripted_replay import ScriptedReplay, ScriptedReplayError, check_script, main
 
 STAMPS = [100_000_000_000 + i * 100_000_000 for i in range(len(FRAMES))]
 
@@ -19,42 +19,42 @@ def bench():
     bench.close()
 
 
-def cue(index, parameter, value, node="perception"):
+def step(index, parameter, value, node="perception"):
     return {"stamp_ns": STAMPS[index], "node": node, "parameter": parameter, "value": value}
 
 
-def rehearse(bench, bag, cues, **options):
-    """Rehearse beside the bench; returns the turns, or raises what the rehearsal raised."""
+def play_script(bench, bag, script, **options):
+    """Play a bag by a script beside the bench; returns the turns, or raises what the replay raised."""
     turns, raised = [], []
-    rehearsal = Rehearsal(bag, cues, turns.append, context=bench.context, **{"timeout": BOUND, **options})
+    replay = ScriptedReplay(bag, script, turns.append, context=bench.context, **{"timeout": BOUND, **options})
 
     def play():
         try:
-            rehearsal.play()
-        except RehearsalError as error:
+            replay.play()
+        except ScriptedReplayError as error:
             raised.append(error)
 
     thread = threading.Thread(target=play)
     thread.start()
     try:
-        bench.wait(lambda: not thread.is_alive(), "the rehearsal's end")
+        bench.wait(lambda: not thread.is_alive(), "the end of the replay")
     finally:
         thread.join(BOUND)
-        rehearsal.end()
+        replay.end()
     if raised:
         raise raised[0]
     return turns
 
 
-def test_a_cue_holds_from_its_frame_on(bench, tmp_path):
+def test_a_step_holds_from_its_frame_on(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES)
     loop = Loop(bench, True)
-    cues = [
-        cue(0, "look_for", "red square"),
-        cue(3, "look_for", "green square"),
-        cue(5, "instruction", "Go.", "reasoning"),
+    script = [
+        step(0, "look_for", "red square"),
+        step(3, "look_for", "green square"),
+        step(5, "instruction", "Go.", "reasoning"),
     ]
-    turns = rehearse(bench, bag, cues)
+    turns = play_script(bench, bag, script)
     assert [turn["stamp_ns"] for turn in turns] == STAMPS
     assert [turn["text"] for turn in turns] == ["Pick up the red one."] * 3 + ["Pick up the green one."] * 3
     assert [turn["instruction"] for turn in turns] == ["Pick up one object."] * 5 + ["Go."]
@@ -65,22 +65,22 @@ def test_a_cue_holds_from_its_frame_on(bench, tmp_path):
 def test_a_frame_out_of_order_has_no_turn(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:4], stamps=[100.0, 100.2, 100.1, 100.3])
     Loop(bench, True)
-    turns = rehearse(bench, bag, [cue(0, "look_for", "red square")])
+    turns = play_script(bench, bag, [step(0, "look_for", "red square")])
     assert [turn["stamp_ns"] for turn in turns] == [STAMPS[0], STAMPS[2], STAMPS[3]]
 
 
-def test_a_cue_that_no_frame_has_is_named(bench, tmp_path):
+def test_a_step_that_no_frame_has_is_named(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:2])
     Loop(bench, True)
-    stray = cue(0, "look_for", "red square") | {"stamp_ns": 7}
-    with pytest.raises(RehearsalError, match=r"no frame of the bag has: 7$"):
-        rehearse(bench, bag, [cue(0, "look_for", "red square"), stray])
+    unused = step(0, "look_for", "red square") | {"stamp_ns": 7}
+    with pytest.raises(ScriptedReplayError, match=r"no frame of the bag has: 7$"):
+        play_script(bench, bag, [step(0, "look_for", "red square"), unused])
 
 
 def test_a_turn_is_plain_data_with_its_masks(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:1])
     Loop(bench, True)
-    (turn,) = rehearse(bench, bag, [cue(0, "look_for", "red square")])
+    (turn,) = play_script(bench, bag, [step(0, "look_for", "red square")])
     assert json.loads(json.dumps(turn)) == json.loads(json.dumps(turn, allow_nan=False))
     (region,) = turn["regions"]
     assert (region["label"], region["source"]) == ("red square", "grounding")
@@ -94,7 +94,7 @@ def test_a_turn_is_plain_data_with_its_masks(bench, tmp_path):
 def test_what_was_not_measured_is_none(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:1])
     Loop(bench, True)
-    (turn,) = rehearse(bench, bag, [cue(0, "steering.alpha", 0.0, "reasoning"), cue(0, "look_for", "red square")])
+    (turn,) = play_script(bench, bag, [step(0, "steering.alpha", 0.0, "reasoning"), step(0, "look_for", "red square")])
     assert turn["focus_before"] is None and turn["law"] == "" and len(turn["regions"]) == 1
 
 
@@ -105,8 +105,8 @@ def test_two_strengths_differ_in_the_field_alone(bench, tmp_path):
     calls = {}
     for alpha in (0.0, 2.0):
         loop.reasoner.calls.clear()
-        turns = rehearse(
-            bench, bag, [cue(0, "steering.alpha", alpha, "reasoning"), cue(0, "look_for", "green square")]
+        turns = play_script(
+            bench, bag, [step(0, "steering.alpha", alpha, "reasoning"), step(0, "look_for", "green square")]
         )
         calls[alpha] = (list(loop.reasoner.calls), turns)
     (plain, unsteered), (tilted, steered) = calls[0.0], calls[2.0]
@@ -120,45 +120,45 @@ def test_two_strengths_differ_in_the_field_alone(bench, tmp_path):
     assert {turn["text"] for turn in unsteered} != {turn["text"] for turn in steered} == {"Pick up the green one."}
 
 
-def test_a_refused_cue_ends_it_with_the_reason(bench, tmp_path):
+def test_a_refused_step_ends_it_with_the_reason(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:2])
     Loop(bench, True)
-    with pytest.raises(RehearsalError, match=r"node reasoning: steering\.alpha = 1000\.0 was refused: .*1000"):
-        rehearse(bench, bag, [cue(0, "steering.alpha", 1000.0, "reasoning")])
+    with pytest.raises(ScriptedReplayError, match=r"node reasoning: steering\.alpha = 1000\.0 was refused: .*1000"):
+        play_script(bench, bag, [step(0, "steering.alpha", 1000.0, "reasoning")])
 
 
 def test_a_node_that_is_not_there_is_named(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:2])
     Loop(bench, True)
-    with pytest.raises(RehearsalError, match="node nobody: its parameters can't be reached"):
-        rehearse(bench, bag, [cue(0, "look_for", "red square", "nobody")], timeout=0.5)
+    with pytest.raises(ScriptedReplayError, match="node nobody: its parameters can't be reached"):
+        play_script(bench, bag, [step(0, "look_for", "red square", "nobody")], timeout=0.5)
 
 
 def test_a_frame_without_an_action_ends_it(bench, tmp_path):
     bag = write_bag(tmp_path / "bag", FRAMES[:2])
     Loop(bench, True, perception={"max_image_pixels": 1})
-    with pytest.raises(RehearsalError, match=f"frame {STAMPS[0]}: no action within 0.5 s"):
-        rehearse(bench, bag, [], timeout=0.5)
+    with pytest.raises(ScriptedReplayError, match=f"frame {STAMPS[0]}: no action within 0.5 s"):
+        play_script(bench, bag, [], timeout=0.5)
 
 
 @pytest.mark.parametrize(
-    ("cues", "says"),
+    ("script", "says"),
     [
-        ({}, "cues: dict; accepted is a list"),
-        ([{"stamp_ns": 1}], r"cues\[0\]: accepted is an object of stamp_ns"),
-        ([cue(0, "look_for", "x"), cue(0, "look_for", ["x"])], r"cues\[1\]\.value: \['x'\]"),
-        ([{**cue(0, "look_for", "x"), "stamp_ns": "1"}], r"cues\[0\]\.stamp_ns: '1'"),
+        ({}, "script: dict; accepted is a list"),
+        ([{"stamp_ns": 1}], r"script\[0\]: accepted is an object of stamp_ns"),
+        ([step(0, "look_for", "x"), step(0, "look_for", ["x"])], r"script\[1\]\.value: \['x'\]"),
+        ([{**step(0, "look_for", "x"), "stamp_ns": "1"}], r"script\[0\]\.stamp_ns: '1'"),
     ],
 )
-def test_cue_sheets_are_checked(cues, says):
+def test_scripts_are_checked(script, says):
     with pytest.raises(ValueError, match=says):
-        check_cues(cues)
+        check_script(script)
 
 
-@pytest.mark.parametrize("sheet", ["", "{}", '[{"node": 1}]'])
-def test_the_command_names_what_is_wrong_in_one_line(tmp_path, capsys, sheet):
-    (tmp_path / "cues.json").write_text(sheet)
+@pytest.mark.parametrize("content", ["", "{}", '[{"node": 1}]'])
+def test_the_command_names_what_is_wrong_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "script.json").write_text(content)
     bag = write_bag(tmp_path / "bag", FRAMES[:1])
-    assert main([str(bag), "--cues", str(tmp_path / "cues.json")]) == 2
+    assert main([str(bag), "--script", str(tmp_path / "script.json")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("rehearse: ") and error.count("\n") == 1
+    assert error.startswith("scripted_replay: ") and error.count("\n") == 1

@@ -74,7 +74,7 @@ def _demo(args: argparse.Namespace) -> int:
         for name, strength in zip(RUNS, (0.0, alpha)):
             print(f"\n{name}, alpha {strength:g}\n{HEADING}", flush=True)
             runs[name] = []
-            for turn in stage.run(plan, plan.cues(strength), name):
+            for turn in stage.run(plan, plan.script(strength), name):
                 runs[name].append(turn)
                 print(line(plan, len(runs[name]), turn), flush=True)
             missing = len(plan.truth.frames) - len(runs[name])
@@ -96,7 +96,7 @@ def default_alpha() -> float:
     """The strength that the reasoning node has by itself."""
     from ...nodes.parameter_specs import REASONING
 
-    return next(float(setting.default) for setting in REASONING if setting.name == "steering.alpha")
+    return next(float(spec.default) for spec in REASONING if spec.name == "steering.alpha")
 
 
 def check_alike(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The demo's script: a bag of bench clips, what to look for in each part of it, and what counts as a hit.
+"""The demo's plan: a bag of bench clips, what to look for in each part of it, and what counts as a hit.
 
 In each scene `look_for` goes through the objects, each for an equal share of the frames. A model that always talks
 about the same object of a scene, whichever that is, is right in one part of as many as the scene has objects: what
@@ -44,8 +44,8 @@ class Plan:
     truth: BagTruth
     parts: tuple[Part, ...]
 
-    def cues(self, alpha: float) -> list[dict[str, Any]]:
-        """The cue sheet of a run of that strength; two runs' sheets differ in the value of one cue alone."""
+    def script(self, alpha: float) -> list[dict[str, Any]]:
+        """The script of a run of that strength; the scripts of two runs differ only in the value of one step."""
         start = self.parts[0].stamps[0]
         strength = {"stamp_ns": start, "node": "reasoning", "parameter": "steering.alpha", "value": float(alpha)}
         said = {"stamp_ns": start, "node": "reasoning", "parameter": "instruction", "value": INSTRUCTION}

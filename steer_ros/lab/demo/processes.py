@@ -1,4 +1,4 @@
-"""The demo's processes: `vta` as anyone would start it, and `rehearse`, which plays the bag to it over DDS."""
+"""The demo's processes: `vta` as anyone would start it, and `scripted_replay`, which plays the bag to it over DDS."""
 
 from __future__ import annotations
 
@@ -59,22 +59,22 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         stop(self._vta)
 
-    def run(self, plan: Plan, cues: Sequence[Mapping[str, Any]], name: str) -> Iterator[dict[str, Any]]:
-        """Play the plan's bag in lockstep by the cues; each frame's turn as it comes.
+    def run(self, plan: Plan, script: Sequence[Mapping[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+        """Play the plan's bag in lockstep by the script; each frame's turn as it comes.
 
         Raises:
             StageError: a process ended, or something did not come in time.
         """
-        sheet = self._out / f"{name}.cues.json"
-        sheet.write_text(json.dumps(list(cues), indent=1) + "\n", encoding="utf-8")
+        script_file = self._out / f"{name}.script.json"
+        script_file.write_text(json.dumps(list(script), indent=1) + "\n", encoding="utf-8")
         remaps = [part for topic in (FRAMES, INFOS) for part in ("-r", f"{topic}:={self.namespace}{topic}")]
         command = [
             sys.executable,
             "-m",
             "steer_ros.nodes.scripted_replay",
             str(plan.bag.resolve()),
-            "--cues",
-            str(sheet),
+            "--script",
+            str(script_file),
         ]
         command += ["--timeout", str(self._timeout), "--ros-args", "-r", f"__ns:={self.namespace}", *remaps]
         process = self._start(command, name, subprocess.PIPE)
