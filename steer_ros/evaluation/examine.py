@@ -14,7 +14,7 @@ from ..commands.arguments import output_file, whole_number
 from ..lab.scenes.instructions import OPEN, exists_dialogue, open_action, open_dialogue
 from ..lab.scenes.render import SIDE, RenderedScene, render
 from ..lab.scenes.scene import COLOURS, SHAPES, make_scene
-from ..lab.scenes.visible_objects import Fact, facts_of, matching
+from ..lab.scenes.visible_objects import VisibleObject, matching, visible_objects_of
 from ..lab.seeds import FIRST_TRAINING_SEED
 from ..models.loading import ModelLoadError
 from ..perception.perceiver import Perceiver
@@ -28,15 +28,15 @@ from ..steering.laws import LAW_NAMES
 HELD_OUT_SEED = 300_000
 
 
-def object_in_action(task: str, action: str, facts: tuple[Fact, ...]) -> Fact | None:
+def object_in_action(task: str, action: str, objects: tuple[VisibleObject, ...]) -> VisibleObject | None:
     """The object of the scene that a whole, well-formed answer is about; ``None`` for any other text."""
-    return next((f for f in facts if action.strip() == open_action(task, f)), None)
+    return next((o for o in objects if action.strip() == open_action(task, o)), None)
 
 
-def names_only_what_is_there(text: str, facts: tuple[Fact, ...]) -> bool:
+def names_only_what_is_there(text: str, objects: tuple[VisibleObject, ...]) -> bool:
     """Whether a text names at least one object by colour and shape, and none that the scene does not hold."""
     named = re.findall(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b", text)
-    return bool(named) and all(matching(facts, colour, shape) for colour, shape in named)
+    return bool(named) and all(matching(objects, colour, shape) for colour, shape in named)
 
 
 def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -50,8 +50,8 @@ def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng, tally: dict) -> None:
     """One named object of the frame: is it found, and how well does the box fit?"""
-    facts = facts_of(frame)
-    target = facts[int(rng.integers(len(facts)))]
+    objects = visible_objects_of(frame)
+    target = objects[int(rng.integers(len(objects)))]
     found = perceiver.ground(target.name, features)
     same = [o for o in frame.objects if o.name == target.name and o.box is not None]
     tally["grounding_found"].append(bool(found))
@@ -65,7 +65,7 @@ def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng,
     tally["grounding_iou"].append(max(iou(found[0].box, o.box) for o in same))
     tally["grounding_no_false_box"].append(all(any(iou(g.box, o.box) > 0.1 for o in same) for g in found))
     absent = next(
-        (f"{f.colour} {g.shape}" for f in facts for g in facts if not matching(facts, f.colour, g.shape)),
+        (f"{o.colour} {g.shape}" for o in objects for g in objects if not matching(objects, o.colour, g.shape)),
         None,
     )
     if absent:
@@ -74,8 +74,8 @@ def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng,
 
 def examine_steering(reasoner: Reasoner, frame: RenderedScene, features, rng, law: Law, tally: dict) -> None:
     """One object of the frame, its true box as the region, and an instruction that leaves the object open."""
-    facts = facts_of(frame)
-    target = facts[int(rng.integers(len(facts)))]
+    objects = visible_objects_of(frame)
+    target = objects[int(rng.integers(len(objects)))]
     frame_size = features.frame_size
     box = tuple(float(c * side) for c, side in zip(target.box, frame_size * 2))
     mask = Mask(
@@ -113,16 +113,16 @@ def examine(
     rng = np.random.default_rng(seed)
     for index in range(scenes):
         frame = render(make_scene(seed + index), *frame_size)
-        facts = facts_of(frame)
+        objects = visible_objects_of(frame)
         features = perceiver.encode(frame.image)
         examine_grounding(perceiver, frame, features, rng, tally)
-        dialogue = open_dialogue(rng, facts)
+        dialogue = open_dialogue(rng, objects)
         turn = reasoner.generate(prompt=dialogue.prompt, visual_context=features)
-        named = object_in_action(dialogue.task, turn.action, facts)
+        named = object_in_action(dialogue.task, turn.action, objects)
         tally["open_in_scene"].append(named is not None)
-        tally["open_names_one"].append(names_only_what_is_there(f"{turn.thought} {turn.action}", facts))
+        tally["open_names_one"].append(names_only_what_is_there(f"{turn.thought} {turn.action}", objects))
         tally[f"open_in_scene_{dialogue.task}"].append(named is not None)
-        question = exists_dialogue(rng, facts)
+        question = exists_dialogue(rng, objects)
         turn = reasoner.generate(prompt=question.prompt, visual_context=features)
         tally["yes_no"].append(turn.action.strip() == question.action)
         tally["yes_share"].append(turn.action.strip() == "Yes.")

@@ -9,7 +9,7 @@ from steer_ros.evaluation.harness.cases import DataError, cases, check
 from steer_ros.lab.bag import write_bag
 from steer_ros.lab.scenes.clip import make_clip
 from steer_ros.lab.scenes.ground_truth import BagTruth, TruthError, write_truth
-from steer_ros.lab.scenes.visible_objects import facts_of
+from steer_ros.lab.scenes.visible_objects import visible_objects_of
 from steer_ros.regions.boxes import area, iou
 
 SEED = 400_000
@@ -35,7 +35,7 @@ def test_lab_scenes_are_held_out_and_each_is_encoded_once():
     found = list(cases(world, SEED, 3, names=2))
     assert [case.key >= SEED for case in found] == [True] * 3
     assert world.encoded == 3
-    assert all(len({f.name for f in case.facts}) >= 2 for case in found)
+    assert all(len({o.name for o in case.objects}) >= 2 for case in found)
 
 
 def test_parts_are_the_whole():
@@ -47,22 +47,22 @@ def test_parts_are_the_whole():
 
 def test_regions_of_a_case():
     case = next(cases(World(), SEED, 1))
-    fact = case.facts[0]
-    weights = case.weights(fact)
-    assert weights.dtype == np.int8 and weights.any() and weights is case.weights(fact)
+    obj = case.objects[0]
+    weights = case.weights(obj)
+    assert weights.dtype == np.int8 and weights.any() and weights is case.weights(obj)
     rng = case.rng(1)
     for _ in range(20):
-        other = case.elsewhere(fact, rng)
-        assert area(other) == pytest.approx(area(case.box(fact)))
+        other = case.elsewhere(obj, rng)
+        assert area(other) == pytest.approx(area(case.box(obj)))
         assert other[0] >= 0 and other[2] <= case.features.frame_size[0] + 1e-6
-        assert iou(other, case.box(fact)) < 0.5
+        assert iou(other, case.box(obj)) < 0.5
     assert case.rng(1).random() == case.rng(1).random() != case.rng(2).random()
 
 
 def test_a_folder_of_foreign_frames(folder, frames):
     found = list(cases(World(), 0, 10, folder))
     assert [case.key for case in found] == [1000, 2000, 3000]
-    assert [f.name for f in found[0].facts] == [f.name for f in facts_of(frames[0])]
+    assert [o.name for o in found[0].objects] == [o.name for o in visible_objects_of(frames[0])]
     np.testing.assert_array_equal(found[0].image, frames[0].image)  # RGB again
     assert len(list(cases(World(), 0, 2, folder))) == 2
 

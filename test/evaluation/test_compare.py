@@ -44,17 +44,17 @@ def test_all_methods_are_there_and_described():
 
 def test_what_each_method_shows():
     case = next(cases(World(), compare.SEED, 1, names=2))
-    fact, found, world = case.facts[0], by_name(), World()
+    target, found, world = case.objects[0], by_name(), World()
     for name, method in found.items():
-        features = method.features(world, case, fact)
+        features = method.features(world, case, target)
         assert (features is case.features) is (name not in ("crop", "blanked", "drawn_box"))
-        assert (method.weights(case, fact) is not None) is method.setting.steers
-    assert found["box_in_words"].prompt("Pick up one object.", case, fact) == (
-        f"Look at the {fact.place}. Pick up one object."
+        assert (method.weights(case, target) is not None) is method.setting.steers
+    assert found["box_in_words"].prompt("Pick up one object.", case, target) == (
+        f"Look at the {target.place}. Pick up one object."
     )
-    rest = found["pasta"].setting.mask(case.weights(fact))
+    rest = found["pasta"].setting.mask(case.weights(target))
     assert rest.dtype == np.int8 and rest.max() <= 0
-    np.testing.assert_array_equal(rest.astype(int) + 127, case.weights(fact))
+    np.testing.assert_array_equal(rest.astype(int) + 127, case.weights(target))
 
 
 @pytest.mark.parametrize("box", [(10.0, 20.0, 40.0, 80.0), (0.0, 0.0, 5.0, 5.0), (90.0, 90.0, 100.0, 100.0)])

@@ -3,9 +3,12 @@
 import pytest
 
 from steer_ros.evaluation.examine import names_only_what_is_there, object_in_action, wilson
-from steer_ros.lab.scenes.visible_objects import Fact
+from steer_ros.lab.scenes.visible_objects import VisibleObject
 
-FACTS = (Fact("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3)), Fact("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8)))
+OBJECTS = (
+    VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3)),
+    VisibleObject("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8)),
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +21,7 @@ FACTS = (Fact("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3)), Fact("object_2",
     ],
 )
 def test_naming_what_is_not_there_is_caught(text, right):
-    assert names_only_what_is_there(text, FACTS) is right
+    assert names_only_what_is_there(text, OBJECTS) is right
 
 
 @pytest.mark.parametrize(
@@ -31,7 +34,7 @@ def test_naming_what_is_not_there_is_caught(text, right):
     ],
 )
 def test_an_answer_is_right_when_it_is_whole_and_true(task, action, name):
-    found = object_in_action(task, action, FACTS)
+    found = object_in_action(task, action, OBJECTS)
     assert (found and found.name) == name
 
 

@@ -8,12 +8,12 @@ from steer_ros.evaluation.harness.cases import cases
 from steer_ros.evaluation.harness.results import Tally
 from steer_ros.evaluation.harness.steering_setup import UNSTEERED, Setting, law_of
 from steer_ros.evaluation.suites import harm
-from steer_ros.lab.scenes.visible_objects import Fact
+from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.reasoning import Turn
 
-RED = Fact("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
-BLUE = Fact("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
-TWIN = Fact("object_3", "blue", "dish", (0.1, 0.6, 0.3, 0.9))
+RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
+BLUE = VisibleObject("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
+TWIN = VisibleObject("object_3", "blue", "dish", (0.1, 0.6, 0.3, 0.9))
 SETTING = Setting("test", law_of("conserving", 2.0))
 
 
@@ -57,7 +57,7 @@ def test_questions_are_about_anything_but_the_region():
     asked = list(harm.off_region((RED, BLUE, TWIN), RED, np.random.default_rng(0)))
     assert [kind for kind, _, _ in asked] == ["where", "pick", "exists", "exists"]
     assert asked[0][1].prompt == "Where is the blue dish?"
-    assert asked[0][2] == {f"It is at the {f.place}." for f in (BLUE, TWIN)}  # either of the twins
+    assert asked[0][2] == {f"It is at the {o.place}." for o in (BLUE, TWIN)}  # either of the twins
     assert [right for *_, right in asked[2:]] == [{"Yes."}, {"No."}]
     alone = list(harm.off_region((RED,), RED, np.random.default_rng(0)))
     assert [kind for kind, _, _ in alone] == ["exists"]
@@ -65,7 +65,7 @@ def test_questions_are_about_anything_but_the_region():
 
 def test_regions_at_the_edge_of_sense():
     case = next(cases(World(), harm.SEED, 1))
-    whole, token, corner, strong = harm.extremes(case, case.facts[0], SETTING)
+    whole, token, corner, strong = harm.extremes(case, case.objects[0], SETTING)
     assert (whole[1] == 127).all()
     assert (token[1] != 0).sum() == 4  # patches of one token
     assert corner[1][-1, -1] == 127 and (corner[1] != 0).sum() <= 9

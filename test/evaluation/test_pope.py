@@ -16,7 +16,7 @@ from steer_ros.evaluation.harness.turns import ask
 from steer_ros.evaluation.suites.pope import suite as pope
 from steer_ros.evaluation.suites.pope.batched_answers import Answerer
 from steer_ros.evaluation.suites.pope.regions import Found, Grounder, TrueBoxes, regions
-from steer_ros.lab.scenes.visible_objects import Fact
+from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.regions.boxes import iou
 from steer_ros.steering import make_law
 
@@ -39,14 +39,14 @@ def case(options):
     return next(cases(options.perceiver(), SEED + 1, 1, names=2))
 
 
-def fact(name, at=0.1):
+def visible(name, at=0.1):
     colour, shape = name.split()
-    return Fact(name, colour, shape, (at, at, at + 0.2, at + 0.2))
+    return VisibleObject(name, colour, shape, (at, at, at + 0.2, at + 0.2))
 
 
 def scene(*names, key=1):
-    facts = tuple(fact(name, i / 10) for i, name in enumerate(names))
-    return Case(key, None, facts, SimpleNamespace(frame_size=(336, 336)))
+    objects = tuple(visible(name, i / 10) for i, name in enumerate(names))
+    return Case(key, None, objects, SimpleNamespace(frame_size=(336, 336)))
 
 
 def test_as_many_questions_for_yes_as_for_no_in_each_split():
@@ -127,7 +127,7 @@ def test_elsewhere_is_elsewhere_and_names_are_counted_in_one_order():
 def test_regions_from_truth_follow_the_same_rule():
     bench = scene("red beaker", "blue vial", "blue dish")
     found = regions(TrueBoxes(bench), ["red beaker", "blue beaker", "green vial", "green cube"], None)
-    red, vial, dish = (bench.box(fact) for fact in bench.facts)
+    red, vial, dish = (bench.box(obj) for obj in bench.objects)
     assert found["red beaker"] == Found((red,), True)
     assert found["blue beaker"] == Found((vial, dish), False)
     assert found["green vial"] == Found((vial,), False)
@@ -136,7 +136,7 @@ def test_regions_from_truth_follow_the_same_rule():
 
 def test_boxes_in_a_batch_are_those_one_by_one(options, case):
     perceiver = options.perceiver()
-    phrases = [*(f.name for f in case.facts), "purple vial", "red object", "beaker"]
+    phrases = [*(o.name for o in case.objects), "purple vial", "red object", "beaker"]
     found = Grounder(perceiver).ground(dict.fromkeys(phrases), case.features)
     assert any(found.values())
     for phrase in found:
@@ -162,8 +162,8 @@ def test_nothing_to_ground_is_no_work(options, case):
 )
 def test_a_batch_answers_as_the_reasoner_does(options, case, setting):
     answerer = Answerer(options.reasoner())
-    prompts = [f"Is there a {name}?" for name in (*(f.name for f in case.facts), "purple vial", "cyan cube", "vial")]
-    weights = case.weights(case.facts[0])
+    prompts = [f"Is there a {name}?" for name in (*(o.name for o in case.objects), "purple vial", "cyan cube", "vial")]
+    weights = case.weights(case.objects[0])
     answers = answerer.answer(answerer.look(case.features), prompts, setting, weights)
     alone = [ask(options.reasoner(), case.features, p, setting, weights).action for p in prompts]
     assert answers == alone
@@ -171,8 +171,8 @@ def test_a_batch_answers_as_the_reasoner_does(options, case, setting):
 
 
 def test_a_schedule_is_followed(options, case):
-    reasoner, prompts = options.reasoner(), [f"Is there a {f.name}?" for f in case.facts]
-    answerer, weights = Answerer(reasoner), case.weights(case.facts[0])
+    reasoner, prompts = options.reasoner(), [f"Is there a {o.name}?" for o in case.objects]
+    answerer, weights = Answerer(reasoner), case.weights(case.objects[0])
     scene = answerer.look(case.features)
     off = Setting("off", make_law("conserving", 8.0), schedule="prompt=0;think=0;act=0")
     assert answerer.answer(scene, prompts, off, weights) == answerer.answer(scene, prompts, UNSTEERED, None)
@@ -220,7 +220,7 @@ def test_judging(case, monkeypatch):
 
 
 def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch):
-    def refuse(self, fact):
+    def refuse(self, obj):
         raise AssertionError("a region from truth")
 
     monkeypatch.setattr(Case, "box", refuse)

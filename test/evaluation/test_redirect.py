@@ -20,7 +20,7 @@ from steer_ros.evaluation.harness.steering_setup import (
 from steer_ros.evaluation.harness.turns import LONGEST, ask
 from steer_ros.evaluation.suites import redirect
 from steer_ros.lab.scenes.instructions import OPEN, open_action, open_thought
-from steer_ros.lab.scenes.visible_objects import Fact
+from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.perception import Perceiver
 from steer_ros.reasoning import Reasoner, Turn
 from steer_ros.regions.mask import box_weights
@@ -29,8 +29,8 @@ from steer_ros.steering.config import Tuned
 from steer_ros.steering.head_gains import StrengthNet
 from steer_ros.steering.schedule import Schedule
 
-RED = Fact("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
-BLUE = Fact("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
+RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
+BLUE = VisibleObject("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
 
 
 def turn(thought, action, **more):
@@ -82,7 +82,7 @@ def test_repetition(text, circles):
 
 
 def test_the_object_that_the_region_moves_to_has_another_name():
-    twin = Fact("object_3", "red", "cube", (0.7, 0.1, 0.9, 0.3))
+    twin = VisibleObject("object_3", "red", "cube", (0.7, 0.1, 0.9, 0.3))
     assert another((RED, twin, BLUE), RED) is BLUE
     assert another((RED, twin), RED) is None
 

@@ -7,10 +7,10 @@ from evaluation_helpers import World
 from steer_ros.evaluation.harness.steering_setup import Setting, law_of
 from steer_ros.evaluation.suites import refer
 from steer_ros.lab.scenes.scene import COLOURS
-from steer_ros.lab.scenes.visible_objects import Fact, matching
+from steer_ros.lab.scenes.visible_objects import VisibleObject, matching
 from steer_ros.reasoning import Turn
 
-RED = Fact("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
+RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
 SETTING = Setting("test", law_of("conserving", 2.0))
 
 
@@ -53,9 +53,11 @@ def test_naming(what, action, right):
 
 
 def test_what_is_asked_for_in_vain_is_near_the_region_s_object_and_nowhere_in_the_scene():
-    facts = (RED, Fact("object_2", "red", "dish", (0.5, 0.5, 0.7, 0.6)))
+    objects = (RED, VisibleObject("object_2", "red", "dish", (0.5, 0.5, 0.7, 0.6)))
     for seed in range(50):
-        colour, shape = refer.absent_near(facts, RED, np.random.default_rng(seed)).split()
-        assert not matching(facts, colour, shape) and (colour == "red" or shape == "cube")
-    everything = tuple(Fact("x", c, s, RED.box) for c in COLOURS for s in ("beaker", "flask", "vial", "dish", "cube"))
+        colour, shape = refer.absent_near(objects, RED, np.random.default_rng(seed)).split()
+        assert not matching(objects, colour, shape) and (colour == "red" or shape == "cube")
+    everything = tuple(
+        VisibleObject("x", c, s, RED.box) for c in COLOURS for s in ("beaker", "flask", "vial", "dish", "cube")
+    )
     assert refer.absent_near(everything, RED, np.random.default_rng(0)) is None

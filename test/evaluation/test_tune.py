@@ -145,7 +145,7 @@ def test_a_network_learns_on_a_frozen_model(pair):
     plain = reasoner.generate("Pick up one object.", seen[0].features, measure_focus=False)
     assert plain.action  # the model's attention is what it was
     turn = reasoner.generate(
-        "Pick up one object.", seen[0].features, seen[0].weights(seen[0].facts[0]), law="conserving", alpha=1,
+        "Pick up one object.", seen[0].features, seen[0].weights(seen[0].objects[0]), law="conserving", alpha=1,
         adaptive=net, gate="all",
     )  # fmt: skip
     assert turn.steered and turn.focus_after > turn.focus_before
@@ -225,7 +225,7 @@ def test_a_networks_features_are_the_contexts_last_row_whatever_the_schedule(pai
     (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
     seen, features = [], run.head_features
     monkeypatch.setattr(run, "head_features", lambda q, k, *rest: seen.append(k.shape[2]) or features(q, k, *rest))
-    weights = case.weights(case.facts[0])
+    weights = case.weights(case.objects[0])
     turn = reasoner.generate(
         "Pick up one object.", case.features, weights, law="conserving", alpha=1, gate="all", schedule=schedule,
         adaptive=tune_strength.StrengthNet().eval(), guard=False,

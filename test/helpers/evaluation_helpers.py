@@ -13,7 +13,7 @@ from steer_ros.evaluation.harness.results import Tally
 from steer_ros.lab.scenes.instructions import OPEN, exists_answer, open_action, open_thought
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
-from steer_ros.lab.scenes.visible_objects import Fact, facts_of
+from steer_ros.lab.scenes.visible_objects import VisibleObject, visible_objects_of
 from steer_ros.models import VisualFeatures
 from steer_ros.perception.grounding import Grounding
 from steer_ros.reasoning import Turn
@@ -40,7 +40,7 @@ class World:
 
     def __init__(self, mood: str = "follow") -> None:
         self.mood = mood
-        self.scenes: dict[int, tuple[Fact, ...]] = {}
+        self.scenes: dict[int, tuple[VisibleObject, ...]] = {}
         self.asked: list[dict] = []
         self.encoded = 0
         self.model = SimpleNamespace(
@@ -48,15 +48,15 @@ class World:
         )
         self.tuned = None
 
-    def learn(self, image: np.ndarray, facts: tuple[Fact, ...]) -> None:
+    def learn(self, image: np.ndarray, objects: tuple[VisibleObject, ...]) -> None:
         """A frame that may be shown, and what is on it."""
-        self.scenes[hash(image.tobytes())] = facts
+        self.scenes[hash(image.tobytes())] = objects
 
     def learn_seeds(self, first: int, count: int) -> None:
         """Lab scenes from that seed up."""
         for seed in range(first, first + count):
             frame = render(make_scene(seed))
-            self.learn(frame.image, facts_of(frame))
+            self.learn(frame.image, visible_objects_of(frame))
 
     def options(self, **given: object) -> Options:
         """Options that find this world in place of the built-in pair."""
@@ -81,12 +81,12 @@ class World:
         """The true boxes of what bears the name."""
         side = features.frame_size * 2
         return [
-            Grounding(phrase, tuple(float(c * s) for c, s in zip(fact.box, side, strict=True)), 1.0)
-            for fact in self.facts(features)
-            if fact.name == phrase
+            Grounding(phrase, tuple(float(c * s) for c, s in zip(obj.box, side, strict=True)), 1.0)
+            for obj in self.objects(features)
+            if obj.name == phrase
         ]
 
-    def facts(self, features: VisualFeatures) -> tuple[Fact, ...]:
+    def objects(self, features: VisualFeatures) -> tuple[VisibleObject, ...]:
         """What is on the frame; () for one that nobody has told of."""
         return self.scenes.get(int(features.model), ())
 
@@ -103,23 +103,23 @@ class World:
     ) -> Turn:
         """One turn, as the mood says; the mask is looked at before the name and again before the action."""
         self.asked.append({"prompt": prompt, "mask": steering_mask, "law": law, **given})
-        facts = self.facts(features)
+        objects = self.objects(features)
         turn = Turn(prompt, output_ids=[1] * 8, timings={"prefill": 1.0, "decode": 1.0, "total": 2.0})
         kind = KIND.get(prompt.split(". ", 1)[-1] if prompt.startswith("Look at the ") else prompt)
-        if self.mood == "mute" or not facts:
+        if self.mood == "mute" or not objects:
             turn.thought, turn.action = "look look", "the the the"
             return turn
         mask = steering_mask
         if kind is None:
-            self._closed(prompt, facts, turn)
+            self._closed(prompt, objects, turn)
             return turn
         for _ in range(5):  # before the prompt, and before each token of "I look at the"
             mask = self._newer(update_mask, mask)
-        first = self._looked_at(features, facts, mask)
+        first = self._looked_at(features, objects, mask)
         turn.thought = open_thought(kind, first)
         if on_text is not None:
             on_text("think", turn.thought)
-        turn.action = open_action(kind, self._looked_at(features, facts, self._newer(update_mask, mask)))
+        turn.action = open_action(kind, self._looked_at(features, objects, self._newer(update_mask, mask)))
         return turn
 
     @staticmethod
@@ -127,24 +127,24 @@ class World:
         newer = update_mask() if update_mask is not None else None
         return mask if newer is None else newer
 
-    def _looked_at(self, features: VisualFeatures, facts: tuple[Fact, ...], mask) -> Fact:
+    def _looked_at(self, features: VisualFeatures, objects: tuple[VisibleObject, ...], mask) -> VisibleObject:
         if mask is None or self.mood == "deaf" or not np.any(mask):
-            return facts[0]
+            return objects[0]
         side = features.frame_size * 2
         covered = [
-            box_weights(features.grid, features.frame_size, [c * s for c, s in zip(f.box, side, strict=True)])
-            for f in facts
+            box_weights(features.grid, features.frame_size, [c * s for c, s in zip(o.box, side, strict=True)])
+            for o in objects
         ]
         spread = mask.astype(float) - float(mask.min())
         fits = [float((spread * c).sum()) / float(np.linalg.norm(c.astype(float))) for c in covered]
-        return facts[int(np.argmax(fits))]
+        return objects[int(np.argmax(fits))]
 
     @staticmethod
-    def _closed(prompt: str, facts: tuple[Fact, ...], turn: Turn) -> None:
-        found = [f for f in facts if f.name in prompt]
+    def _closed(prompt: str, objects: tuple[VisibleObject, ...], turn: Turn) -> None:
+        found = [o for o in objects if o.name in prompt]
         if prompt.startswith("Is there"):
             thing = prompt.split(" ", 3)[3].rstrip("?")
-            answer = exists_answer(thing, [f for f in facts if f.name == thing])
+            answer = exists_answer(thing, [o for o in objects if o.name == thing])
             turn.thought, turn.action = answer.thought, answer.action
         elif found:
             name = found[0].name

@@ -14,7 +14,7 @@ from steer_ros.lab.demo.plan import INSTRUCTION, is_hit, judge, make_plan, meant
 from steer_ros.lab.demo.processes import StageError
 from steer_ros.lab.scenes.instructions import OPEN
 from steer_ros.lab.scenes.scene import COLOURS, SHAPES
-from steer_ros.lab.scenes.visible_objects import Fact
+from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import box_weights
 
@@ -25,16 +25,16 @@ def plan(tmp_path_factory):
 
 
 def turns_of(plan, text):
-    """What a model would give that answers ``text(part, facts)``, with the true box as its region."""
+    """What a model would give that answers ``text(part, objects)``, with the true box as its region."""
     turns = []
     for stamp in plan.truth.frames:
-        part, facts = plan.part_of(stamp), plan.truth.facts(stamp)
-        boxes = [[c * 336 for c in fact.box] for fact in meant(part.look_for, facts)]
+        part, objects = plan.part_of(stamp), plan.truth.visible_objects(stamp)
+        boxes = [[c * 336 for c in obj.box] for obj in meant(part.look_for, objects)]
         weights = [box_weights(PatchGrid(24, 24), (336, 336), box).tolist() for box in boxes]
         turns.append(
             {
                 "stamp_ns": stamp,
-                "text": text(part, facts),
+                "text": text(part, objects),
                 "instruction": INSTRUCTION,
                 "cut_reason": "",
                 "region_labels": [part.look_for] * len(boxes),
@@ -48,12 +48,12 @@ def turns_of(plan, text):
     return turns
 
 
-def steered(part, facts):
+def steered(part, objects):
     return f"Pick up the {part.look_for}."
 
 
-def stubborn(part, facts):
-    return f"Pick up the {facts[0].name}."
+def stubborn(part, objects):
+    return f"Pick up the {objects[0].name}."
 
 
 def test_the_bag_is_what_the_plan_says(plan):
@@ -107,8 +107,8 @@ def test_numbers_that_do_not_go_together_are_refused(tmp_path, wrong, says):
         make_plan(tmp_path / "bag", options.pop("seed"), **options)
 
 
-def fact(number, x, colour="red", shape="beaker"):
-    return Fact(f"object_{number}", colour, shape, (x - 0.05, 0.4, x + 0.05, 0.5))
+def visible(number, x, colour="red", shape="beaker"):
+    return VisibleObject(f"object_{number}", colour, shape, (x - 0.05, 0.4, x + 0.05, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def fact(number, x, colour="red", shape="beaker"):
     ],
 )
 def test_a_hit_is_a_whole_action_about_the_right_object(action, hit):
-    facts = [fact(1, 0.2), fact(2, 0.7, "blue", "cube")]
-    assert is_hit(action, "red beaker", facts) is hit
+    objects = [visible(1, 0.2), visible(2, 0.7, "blue", "cube")]
+    assert is_hit(action, "red beaker", objects) is hit
 
 
 def test_what_is_out_of_sight_is_not_judged():
-    assert is_hit("Pick up the red beaker.", "red beaker", [fact(2, 0.7, "blue", "cube")]) is None
+    assert is_hit("Pick up the red beaker.", "red beaker", [visible(2, 0.7, "blue", "cube")]) is None
 
 
 def test_phrases_with_places_mean_one_of_the_twins():
-    left, right = fact(1, 0.2), fact(2, 0.8)
+    left, right = visible(1, 0.2), visible(2, 0.8)
     assert meant("red beaker on the left", [right, left]) == [left]
     assert meant("red beaker", [right, left]) == [right, left]
-    assert meant("red beaker on the left", [fact(3, 0.5)]) == []
+    assert meant("red beaker on the left", [visible(3, 0.5)]) == []
 
 
 def test_scores(plan):

@@ -25,55 +25,55 @@ from steer_ros.lab.scenes.referring_expressions import (
 )
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import COLOURS, SHAPES, make_scene
-from steer_ros.lab.scenes.visible_objects import Fact, facts_of, matching
+from steer_ros.lab.scenes.visible_objects import VisibleObject, matching, visible_objects_of
 from steer_ros.perception.grounding import parse_answer
 
 SEEDS = st.integers(0, 10**6)
 quick = settings(max_examples=30, deadline=None)
 
 
-def facts_for(seed, objects=None, twins=0.25):
-    return facts_of(render(make_scene(seed, objects, twins=twins), 112, 112))
+def objects_for(seed, objects=None, twins=0.25):
+    return visible_objects_of(render(make_scene(seed, objects, twins=twins), 112, 112))
 
 
-def fact(number, x, y, colour="red", shape="beaker"):
-    return Fact(f"object_{number}", colour, shape, (x - 0.05, y - 0.05, x + 0.05, y + 0.05))
+def visible(number, x, y, colour="red", shape="beaker"):
+    return VisibleObject(f"object_{number}", colour, shape, (x - 0.05, y - 0.05, x + 0.05, y + 0.05))
 
 
 @quick
 @given(SEEDS)
 def test_a_referring_phrase_means_one_object(seed):
-    facts = facts_for(seed, twins=1.0)
+    objects = objects_for(seed, twins=1.0)
     phrases = {}
-    for f in facts:
+    for o in objects:
         try:
-            phrases[f.id] = referring_phrase(f, facts)
+            phrases[o.id] = referring_phrase(o, objects)
         except ValueError as error:
-            assert "no place word" in str(error) and len(matching(facts, f.colour, f.shape)) > 1
+            assert "no place word" in str(error) and len(matching(objects, o.colour, o.shape)) > 1
         else:
-            assert phrases[f.id].startswith(f.name)
+            assert phrases[o.id].startswith(o.name)
     assert len(set(phrases.values())) == len(phrases)
 
 
 def test_twins_are_told_apart_by_their_place():
-    left, right = fact(1, 0.2, 0.5), fact(2, 0.8, 0.5)
+    left, right = visible(1, 0.2, 0.5), visible(2, 0.8, 0.5)
     assert referring_phrase(left, [left, right]) == "red beaker on the left"
     assert referring_phrase(right, [left, right]) == "red beaker on the right"
-    above, below = fact(1, 0.5, 0.2), fact(2, 0.5, 0.8)
+    above, below = visible(1, 0.5, 0.2), visible(2, 0.5, 0.8)
     assert referring_phrase(above, [above, below]) == "red beaker at the top"
     assert referring_phrase(below, [above, below]) == "red beaker at the bottom"
-    middle = fact(3, 0.5, 0.5)
+    middle = visible(3, 0.5, 0.5)
     with pytest.raises(ValueError, match="object_3"):
         referring_phrase(middle, [left, right, middle])
-    assert referring_phrase(fact(4, 0.5, 0.5, "blue"), [left, right, fact(4, 0.5, 0.5, "blue")]) == "blue beaker"
+    assert referring_phrase(visible(4, 0.5, 0.5, "blue"), [left, right, visible(4, 0.5, 0.5, "blue")]) == "blue beaker"
 
 
 @quick
 @given(SEEDS)
 def test_grounding_answers_parse_to_the_boxes(seed):
     rng = np.random.default_rng(seed)
-    facts = facts_for(seed)
-    phrase, found = grounding_query(rng, facts)
+    objects = objects_for(seed)
+    phrase, found = grounding_query(rng, objects)
     answer = grounding_answer(phrase, found)
     assert phrase in grounding_request(rng, phrase)
     boxes = parse_answer(answer, (640, 480))
@@ -92,9 +92,9 @@ def test_grounding_answers_parse_to_the_boxes(seed):
 @given(SEEDS)
 def test_open_answers_are_about_an_object_of_the_scene(seed):
     rng = np.random.default_rng(seed)
-    facts = facts_for(seed)
-    dialogue = open_dialogue(rng, facts)
-    assert dialogue.prompt in OPEN[dialogue.task] and dialogue.target in facts
+    objects = objects_for(seed)
+    dialogue = open_dialogue(rng, objects)
+    assert dialogue.prompt in OPEN[dialogue.task] and dialogue.target in objects
     assert dialogue.action == open_action(dialogue.task, dialogue.target)
     assert dialogue.answer == f"{open_thought(dialogue.task, dialogue.target)}\n</think>\n\n{dialogue.action}"
     words = (*COLOURS, *SHAPES)
@@ -102,28 +102,28 @@ def test_open_answers_are_about_an_object_of_the_scene(seed):
 
 
 def test_every_object_is_a_right_answer():
-    facts = facts_for(3, objects=4, twins=0.0)
+    objects = objects_for(3, objects=4, twins=0.0)
     rng = np.random.default_rng(0)
-    targets = [open_dialogue(rng, facts).target.id for _ in range(400)]
-    shares = [targets.count(f.id) / len(targets) for f in facts]
-    assert max(abs(share - 1 / len(facts)) for share in shares) < 0.08
+    targets = [open_dialogue(rng, objects).target.id for _ in range(400)]
+    shares = [targets.count(o.id) / len(targets) for o in objects]
+    assert max(abs(share - 1 / len(objects)) for share in shares) < 0.08
 
 
 def test_articles():
-    assert open_action("describe", fact(1, 0.5, 0.5, "red")) == "There is a red beaker at the center."
-    assert open_action("pick", fact(1, 0.1, 0.1)) == "Pick up the red beaker."
-    assert open_action("where", fact(1, 0.9, 0.1)) == "It is at the top right."
+    assert open_action("describe", visible(1, 0.5, 0.5, "red")) == "There is a red beaker at the center."
+    assert open_action("pick", visible(1, 0.1, 0.1)) == "Pick up the red beaker."
+    assert open_action("where", visible(1, 0.9, 0.1)) == "It is at the top right."
 
 
 def test_yes_and_no_come_equally_often_and_are_true():
     rng = np.random.default_rng(1)
     answers = []
     for seed in range(40):
-        facts = facts_for(seed)
+        objects = objects_for(seed)
         for _ in range(20):
-            dialogue = exists_dialogue(rng, facts)
+            dialogue = exists_dialogue(rng, objects)
             thing = dialogue.prompt.removesuffix("?").split(maxsplit=3)[3]
-            there = any(all(word in (f.colour, f.shape, "object") for word in thing.split()) for f in facts)
+            there = any(all(word in (o.colour, o.shape, "object") for word in thing.split()) for o in objects)
             assert dialogue.action == ("Yes." if there else "No."), dialogue
             answers.append(there)
     assert 0.4 < np.mean(answers) < 0.6
@@ -132,16 +132,16 @@ def test_yes_and_no_come_equally_often_and_are_true():
 @quick
 @given(SEEDS)
 def test_named_instructions_are_answered_about_what_they_name(seed):
-    facts = facts_for(seed)
-    dialogue = named_dialogue(np.random.default_rng(seed), facts)
+    objects = objects_for(seed)
+    dialogue = named_dialogue(np.random.default_rng(seed), objects)
     if dialogue.target is None:
-        assert "There is no " in dialogue.action and not any(f.name in dialogue.prompt for f in facts)
+        assert "There is no " in dialogue.action and not any(o.name in dialogue.prompt for o in objects)
     else:
-        assert dialogue.target in facts and dialogue.target.name in dialogue.prompt
+        assert dialogue.target in objects and dialogue.target.name in dialogue.prompt
 
 
 @quick
 @given(SEEDS)
 def test_every_dialogue_has_one_thought(seed):
-    dialogue = draw_dialogue(np.random.default_rng(seed), facts_for(seed))
+    dialogue = draw_dialogue(np.random.default_rng(seed), objects_for(seed))
     assert dialogue.answer.count("</think>") == 1 and dialogue.thought and dialogue.action.endswith(".")

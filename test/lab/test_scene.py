@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from steer_ros.lab.scenes.ground_truth import extent
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import COLOURS, SHAPES, Scene, SceneObject, make_scene
-from steer_ros.lab.scenes.visible_objects import VISIBLE, facts_of, matching
+from steer_ros.lab.scenes.visible_objects import VISIBLE, matching, visible_objects_of
 from steer_ros.lab.training.token_labels import BACKGROUND, IGNORE, kind_index, token_targets
 
 SEEDS = st.integers(0, 10**6)
@@ -55,7 +55,7 @@ def test_truth_agrees_with_itself(seed, size):
         assert 0 <= o.visibility <= 1 and (o.visibility > 0) == o.mask.any()
         owners += o.mask
     assert owners.max() <= 1, "a pixel shows one object"
-    assert {f.id for f in facts_of(frame)} == {o.id for o in frame.objects if o.visibility >= VISIBLE}
+    assert {o.id for o in visible_objects_of(frame)} == {o.id for o in frame.objects if o.visibility >= VISIBLE}
 
 
 @quick
@@ -63,7 +63,7 @@ def test_truth_agrees_with_itself(seed, size):
 def test_objects_overlap_by_little_and_stay_on_the_bench(seed):
     frame = render(make_scene(seed))
     assert all(o.visibility > 0.45 for o in frame.objects)
-    assert facts_of(frame)
+    assert visible_objects_of(frame)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -128,6 +128,6 @@ def test_token_targets_follow_the_masks(seed):
 
 
 def test_matching_goes_from_left_to_right():
-    facts = facts_of(render(make_scene(5, 6)))
-    xs = [f.centre[0] for f in matching(facts)]
-    assert xs == sorted(xs) and len(xs) == len(facts)
+    objects = visible_objects_of(render(make_scene(5, 6)))
+    xs = [o.centre[0] for o in matching(objects)]
+    assert xs == sorted(xs) and len(xs) == len(objects)

@@ -8,7 +8,7 @@ from transformers import Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
-from steer_ros.lab.scenes.visible_objects import facts_of
+from steer_ros.lab.scenes.visible_objects import visible_objects_of
 from steer_ros.lab.training import tokenizers as vocabulary
 from steer_ros.lab.training.attention_losses import SIGHT_HEADS, SIGHT_LAYERS, Taps
 from steer_ros.lab.training.language import assemble, mrope_positions, r1_forward, vl_forward
@@ -181,27 +181,27 @@ def test_sight_is_what_the_named_object_gets_of_a_row():
 
 
 def test_places_are_read_off_the_object_that_was_named(tokenizers):
-    facts = facts_of(render(make_scene(5)))
+    objects = visible_objects_of(render(make_scene(5)))
     rng, sample = np.random.default_rng(2), instruction_sampler(tokenizers[1])
     placed = 0
-    for s in (sample(rng, facts) for _ in range(80)):
+    for s in (sample(rng, objects) for _ in range(80)):
         words = tokenizers[1].decode(s.answer[s.place[0] : s.place[1]])
         assert (s.named >= 0) == bool(words)
         if words:
             placed += 1
-            assert words.strip() == f"{facts[s.named].place}."
-            assert facts[s.named].name in tokenizers[1].decode(s.answer)
+            assert words.strip() == f"{objects[s.named].place}."
+            assert objects[s.named].name in tokenizers[1].decode(s.answer)
     assert placed > 10
 
 
 def test_samples_are_the_models_own_dialogues(tokenizers):
     """Tokens join up to the text that the model sees when it runs, special tokens whole."""
-    facts = facts_of(render(make_scene(5)))
+    objects = visible_objects_of(render(make_scene(5)))
     rng = np.random.default_rng(0)
     for tokenizer, sampler in zip(tokenizers, (grounding_sampler, instruction_sampler)):
         sample = sampler(tokenizer)
         for _ in range(20):
-            s = sample(rng, facts)
+            s = sample(rng, objects)
             assert tokenizer.decode(s.before).endswith("<|vision_start|>")
             after, answer = tokenizer.decode(s.after), tokenizer.decode(s.answer)
             assert after.startswith("<|vision_end|>") and answer.endswith(tokenizer.eos_token)
@@ -216,14 +216,14 @@ def test_samples_are_the_models_own_dialogues(tokenizers):
 
 
 def test_what_decides_an_answer_weighs_most(tokenizers):
-    facts = facts_of(render(make_scene(5)))
+    objects = visible_objects_of(render(make_scene(5)))
     rng = np.random.default_rng(0)
     vl_tokens, r1_tokens = tokenizers
-    for sample in (grounding_sampler(vl_tokens)(rng, facts) for _ in range(20)):
+    for sample in (grounding_sampler(vl_tokens)(rng, objects) for _ in range(20)):
         words = vl_tokens.convert_ids_to_tokens(sample.answer)
         ends = [w for before, w in zip(words, sample.weights[1:]) if before == "<|box_end|>"]
         assert len(sample.weights) == len(words) and sample.weights[0] == 5.0 and set(ends) <= {4.0}
-    for sample in (instruction_sampler(r1_tokens)(rng, facts) for _ in range(40)):
+    for sample in (instruction_sampler(r1_tokens)(rng, objects) for _ in range(40)):
         heavy = r1_tokens.decode([t for t, w in zip(sample.answer, sample.weights) if w > 1])
         answer = r1_tokens.decode(sample.answer)
         assert heavy in answer and not heavy.endswith(r1_tokens.eos_token)

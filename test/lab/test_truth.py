@@ -12,7 +12,7 @@ from steer_ros.lab.scenes.clip import make_clip
 from steer_ros.lab.scenes.ground_truth import BagTruth, TruthError, decode_mask, encode_mask, read_truth, write_truth
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
-from steer_ros.lab.scenes.visible_objects import facts_of
+from steer_ros.lab.scenes.visible_objects import visible_objects_of
 
 
 @settings(max_examples=200, deadline=None)
@@ -57,7 +57,7 @@ def test_truth_survives_the_file(tmp_path_factory, seed, start):
     assert (read.image_width, read.image_height) == (112, 84)
     assert list(read.frames) == sorted(written.frames)
     for frame, (stamp, objects) in zip(frames, read.frames.items()):
-        assert read.facts(stamp) == facts_of(frame)
+        assert read.visible_objects(stamp) == visible_objects_of(frame)
         for a, b in zip(frame.objects, objects):
             assert (a.id, a.colour, a.shape, a.box) == (b.id, b.colour, b.shape, b.box)
             assert a.visibility == pytest.approx(b.visibility, abs=1e-6)
@@ -71,9 +71,9 @@ def test_an_object_out_of_sight_is_kept(tmp_path):
     write_truth(tmp_path, BagTruth(336, 336, {5: frame.objects}))
     read = read_truth(tmp_path)
     assert read.frames[5][0].box is None and read.frames[5][0].visibility == 0
-    assert [f.id for f in read.facts(5)] == [scene.objects[1].id]
+    assert [o.id for o in read.visible_objects(5)] == [scene.objects[1].id]
     with pytest.raises(KeyError):
-        read.facts(6)
+        read.visible_objects(6)
 
 
 def spoil(content, how):

@@ -76,7 +76,7 @@ def test_real_time(stage, plan, tmp_path):
     clip = list(make_clip(23, 40, objects=3, twins=0.0))
     truth = write_bag(tmp_path / "bag", clip, storage="sqlite3", fps=10)
     stamps = list(truth.frames)
-    wanted = truth.facts(stamps[0])[0].name
+    wanted = truth.visible_objects(stamps[0])[0].name
     bench = Bench()
     try:
         actions = bench.record(ActionText, f"{stage.namespace}/action")
@@ -103,7 +103,9 @@ def test_real_time(stage, plan, tmp_path):
     assert seen == sorted(set(seen)) and set(seen) <= set(stamps)
     assert 0 < len(seen) == gone["turns"] and gone["received"] <= len(stamps)
     assert took < BOUND
-    verdicts = [is_hit(action.text, wanted, truth.facts(stamp)) for action, stamp in zip(actions, seen) if action.law]
+    verdicts = [
+        is_hit(action.text, wanted, truth.visible_objects(stamp)) for action, stamp in zip(actions, seen) if action.law
+    ]
     assert verdicts and share(verdicts) >= 75
     assert all(not math.isnan(action.focus_after) for action in actions if action.law)
 

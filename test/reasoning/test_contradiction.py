@@ -116,14 +116,14 @@ def test_what_may_be_the_same_object_does_not(action, labels):
 def test_no_lab_answer_contradicts_its_own_object():
     from steer_ros.lab.scenes.instructions import OPEN, open_action
     from steer_ros.lab.scenes.scene import COLOURS, SHAPES
-    from steer_ros.lab.scenes.visible_objects import Fact
+    from steer_ros.lab.scenes.visible_objects import VisibleObject
 
-    facts = [Fact("o", c, s, (0.1, 0.1, 0.2, 0.2)) for c in COLOURS for s in SHAPES]
-    for target in facts:
+    objects = [VisibleObject("o", c, s, (0.1, 0.1, 0.2, 0.2)) for c in COLOURS for s in SHAPES]
+    for target in objects:
         for task in OPEN:
             assert contradiction(open_action(task, target), [target.name]) == ""
         for task in ("pick", "describe"):
-            others = [f for f in facts if f.name != target.name]
+            others = [o for o in objects if o.name != target.name]
             assert all(contradiction(open_action(task, other), [target.name]) for other in others)
 
 

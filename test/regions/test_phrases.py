@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from steer_ros.lab.scenes.referring_expressions import referring_phrase
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
-from steer_ros.lab.scenes.visible_objects import facts_of
+from steer_ros.lab.scenes.visible_objects import visible_objects_of
 from steer_ros.regions.areas import AREAS, RANKS, area_name
 from steer_ros.regions.phrases import Phrase, area_box, parse_phrase, select
 
@@ -221,16 +221,16 @@ def test_which_candidates_a_phrase_means(text, places, chosen):
 def test_the_phrases_of_the_lab_bench_mean_what_they_were_made_for():
     checked = 0
     for seed in range(40):
-        facts = facts_of(render(make_scene(seed, twins=1.0)))
-        for fact in facts:
+        objects = visible_objects_of(render(make_scene(seed, twins=1.0)))
+        for obj in objects:
             try:
-                phrase = parse_phrase(referring_phrase(fact, facts))
+                phrase = parse_phrase(referring_phrase(obj, objects))
             except ValueError:  # twins too close to tell apart
                 continue
-            same = [other for other in facts if other.name == phrase.noun]
+            same = [other for other in objects if other.name == phrase.noun]
             boxes = [tuple(value * side for value, side in zip(other.box, SIZE * 2)) for other in same]
             chosen = select(phrase, [(box, 0.5) for box in boxes], SIZE)
-            assert [same[i].id for i in chosen] == [fact.id]
+            assert [same[i].id for i in chosen] == [obj.id]
             checked += phrase.area is not None
     assert checked > 20
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from ...lab.scenes.instructions import OPENING, PLACED, open_action
 from ...lab.scenes.scene import COLOURS, SHAPES
-from ...lab.scenes.visible_objects import Fact
+from ...lab.scenes.visible_objects import VisibleObject
 from ...reasoning import Turn
 
 # The open instructions whose answers name an object by colour and shape; the others say one thing about it.
@@ -46,14 +46,14 @@ def first_mention(turn: Turn) -> str:
     return next(iter(mentions(f"{turn.thought} {turn.action}")), "")
 
 
-def whole(kind: str, turn: Turn, target: Fact) -> bool:
+def whole(kind: str, turn: Turn, target: VisibleObject) -> bool:
     """Whether the whole answer to an open instruction is about the target: the action word for word the right one,
     and no other object named in the thought, which names the target."""
     named = mentions(turn.thought)
     return acted(kind, turn, target) and bool(named) and set(named) == {target.name}
 
 
-def acted(kind: str, turn: Turn, target: Fact) -> bool:
+def acted(kind: str, turn: Turn, target: VisibleObject) -> bool:
     """Whether the action alone is, word for word, the right one about the target.
 
     A place is right if the object's centre lies in it, or within `BORDER` of it: an object on the border of two thirds
@@ -65,12 +65,12 @@ def acted(kind: str, turn: Turn, target: Fact) -> bool:
     return any(said == open_action(kind, near) for near in _about(target))
 
 
-def exactly(kind: str, turn: Turn, target: Fact) -> bool:
+def exactly(kind: str, turn: Turn, target: VisibleObject) -> bool:
     """The same without the border's leniency."""
     return turn.action.strip() == open_action(kind, target)
 
 
-def _about(target: Fact) -> list[Fact]:
+def _about(target: VisibleObject) -> list[VisibleObject]:
     """The target with its centre at the corners of a square of half side `BORDER` about it."""
     x0, y0, x1, y1 = target.box
     shifts = (-BORDER, 0.0, BORDER)
@@ -94,7 +94,7 @@ def repeats(turn: Turn) -> bool:
     return False
 
 
-def another(facts: Sequence[Fact], target: Fact) -> Fact | None:
+def another(objects: Sequence[VisibleObject], target: VisibleObject) -> VisibleObject | None:
     """The next object of the scene, in its order, that has another name than the target; None if there is none."""
-    at = next(i for i, fact in enumerate(facts) if fact is target)
-    return next((f for f in (*facts[at + 1 :], *facts[:at]) if f.name != target.name), None)
+    at = next(i for i, obj in enumerate(objects) if obj is target)
+    return next((o for o in (*objects[at + 1 :], *objects[:at]) if o.name != target.name), None)

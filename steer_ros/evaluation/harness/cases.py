@@ -18,7 +18,7 @@ from ...lab.bag import BagError, read_bag
 from ...lab.scenes.ground_truth import TRUTH_FILE, BagTruth, read_truth
 from ...lab.scenes.render import render
 from ...lab.scenes.scene import make_scene
-from ...lab.scenes.visible_objects import Fact, facts_of
+from ...lab.scenes.visible_objects import VisibleObject, visible_objects_of
 from ...lab.seeds import FIRST_TRAINING_SEED
 from ...models import VisualFeatures
 from ...perception import Perceiver
@@ -41,13 +41,13 @@ class Case:
     """One scene as the suites ask about it: its image is encoded once.
 
     key: the scene's seed, or the frame's stamp; what is drawn about it follows from that.
-    image: uint8 RGB. facts: the objects visible enough to speak of.
+    image: uint8 RGB. objects: those visible enough to speak of.
     clip: the key of the first frame that shows the same objects, where that is another one.
     """
 
     key: int
     image: np.ndarray
-    facts: tuple[Fact, ...]
+    objects: tuple[VisibleObject, ...]
     features: VisualFeatures
     clip: int | None = None
     _weights: dict[Box, np.ndarray] = field(default_factory=dict, repr=False)
@@ -61,27 +61,27 @@ class Case:
         """What a suite draws for this scene, whoever asks about it and in which order."""
         return np.random.default_rng([salt, self.key])
 
-    def box(self, fact: Fact) -> Box:
+    def box(self, obj: VisibleObject) -> Box:
         """An object's true box in px of the frame."""
         width, height = self.features.frame_size
-        return (fact.box[0] * width, fact.box[1] * height, fact.box[2] * width, fact.box[3] * height)
+        return (obj.box[0] * width, obj.box[1] * height, obj.box[2] * width, obj.box[3] * height)
 
-    def weights(self, region: Fact | Box) -> np.ndarray:
+    def weights(self, region: VisibleObject | Box) -> np.ndarray:
         """A region's weights, int8 [rows, cols] on the patch grid: an object's true box, or any box in px."""
-        box = self.box(region) if isinstance(region, Fact) else region
+        box = self.box(region) if isinstance(region, VisibleObject) else region
         if box not in self._weights:
             self._weights[box] = box_weights(self.features.grid, self.features.frame_size, box)
         return self._weights[box]
 
-    def area(self, fact: Fact) -> float:
+    def area(self, obj: VisibleObject) -> float:
         """The part of the frame that an object's box covers, 0-1."""
-        x0, y0, x1, y1 = fact.box
+        x0, y0, x1, y1 = obj.box
         return (x1 - x0) * (y1 - y0)
 
-    def elsewhere(self, region: Fact | Box, rng: np.random.Generator) -> Box:
+    def elsewhere(self, region: VisibleObject | Box, rng: np.random.Generator) -> Box:
         """A box of the same size as a region's, placed at random off the region (as far off as 40 draws give)."""
         width, height = self.features.frame_size
-        x0, y0, x1, y1 = true = self.box(region) if isinstance(region, Fact) else region
+        x0, y0, x1, y1 = true = self.box(region) if isinstance(region, VisibleObject) else region
         best, least = true, 2.0
         for _ in range(40):
             left, top = rng.uniform(0, width - (x1 - x0)), rng.uniform(0, height - (y1 - y0))
@@ -120,10 +120,10 @@ def cases(
     found, seed = 0, first_seed
     while found < count:
         frame = render(make_scene(seed))
-        facts = facts_of(frame)
-        if len({f.name for f in facts}) >= names:
+        objects = visible_objects_of(frame)
+        if len({o.name for o in objects}) >= names:
             if found % part[1] == part[0]:
-                yield Case(seed, frame.image, facts, perceiver.encode(frame.image))
+                yield Case(seed, frame.image, objects, perceiver.encode(frame.image))
             found += 1
         seed += 1
 
@@ -164,14 +164,14 @@ def _foreign(perceiver: Perceiver, folder: Path, count: int, names: int, part: t
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; --data wants one with {TRUTH_FILE} and the frames' images")
     truth = read_truth(folder)
-    usable = [stamp for stamp in truth.frames if len({f.name for f in truth.facts(stamp)}) >= names]
+    usable = [stamp for stamp in truth.frames if len({o.name for o in truth.visible_objects(stamp)}) >= names]
     if not usable:
         raise DataError(f"{folder}: none of the {len(truth.frames)} frames shows {names} different objects or more")
     used, clips = usable[:count], {}
     for index, (stamp, image) in enumerate(zip(used, _images(folder, used, truth), strict=True)):
         clip = clips.setdefault(frozenset((o.id, o.colour, o.shape) for o in truth.frames[stamp]), stamp)
         if index % part[1] == part[0]:
-            yield Case(stamp, image, truth.facts(stamp), perceiver.encode(image, stamp), clip)
+            yield Case(stamp, image, truth.visible_objects(stamp), perceiver.encode(image, stamp), clip)
 
 
 def _images(folder: Path, stamps: list[int], truth: BagTruth) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ...lab.scenes.visible_objects import Fact
+from ...lab.scenes.visible_objects import VisibleObject
 from ...models import VisualFeatures
 from ...perception import Perceiver
 from ...reasoning import Reasoner
@@ -69,22 +69,22 @@ class Method:
         law = law_of(law.name, law.alpha, strength) if law.marked else law_of(law.name, strength)
         return replace(self, setting=replace(self.setting, law=law), strengths=())
 
-    def prompt(self, text: str, case: Case, fact: Fact) -> str:
+    def prompt(self, text: str, case: Case, target: VisibleObject) -> str:
         """What is asked: the text, or the text after the region's place in words."""
-        return f"Look at the {fact.place}. {text}" if self.words else text
+        return f"Look at the {target.place}. {text}" if self.words else text
 
-    def features(self, perceiver: Perceiver, case: Case, fact: Fact) -> VisualFeatures:
+    def features(self, perceiver: Perceiver, case: Case, target: VisibleObject) -> VisualFeatures:
         """The frame that the method shows: the scene's own, encoded already, or one of its making."""
         if self.frame == "whole":
             return case.features
-        box = case.box(fact)
+        box = case.box(target)
         if self.frame == "drawn":
             return perceiver.encode(drawn(case.image, box))
         return perceiver.encode((crop if self.frame == "crop" else blanked)(case.image, box, self.context))
 
-    def weights(self, case: Case, fact: Fact) -> np.ndarray | None:
+    def weights(self, case: Case, target: VisibleObject) -> np.ndarray | None:
         """The region's weights, for a method that steers."""
-        return case.weights(fact) if self.setting.steers else None
+        return case.weights(target) if self.setting.steers else None
 
 
 def methods(reasoner: Reasoner, ours: Setting) -> list[Method]:

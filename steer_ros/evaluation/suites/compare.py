@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from ...lab.scenes.instructions import OPEN
-from ...lab.scenes.visible_objects import Fact
+from ...lab.scenes.visible_objects import VisibleObject
 from ...models import resolve
 from ...perception import Perceiver
 from ...reasoning import Reasoner, Turn
@@ -130,12 +130,12 @@ def tune(options: Options, index: int, of: int) -> Tally:
     candidates = [m for m in methods(reasoner, options.setting_for(reasoner)) if m.strengths]
     for case in cases(perceiver, TUNING_SEED, count, names=2, part=(index, of)):
         prompts = {kind: str(case.rng(SALT).choice(OPEN[kind])) for kind in NAMING}
-        for number, fact in enumerate(case.facts):
+        for number, target in enumerate(case.objects):
             kind = NAMING[number % len(NAMING)]
             for method in candidates:
                 for strength in method.strengths:
-                    turn = _ask(perceiver, reasoner, method.at(strength), case, fact, prompts[kind], Tally())
-                    tally.add(f"{method.name}.{strength:g}", whole(kind, turn, fact), case.scene)
+                    turn = _ask(perceiver, reasoner, method.at(strength), case, target, prompts[kind], Tally())
+                    tally.add(f"{method.name}.{strength:g}", whole(kind, turn, target), case.scene)
     return tally
 
 
@@ -155,24 +155,24 @@ def compare(perceiver: Perceiver, reasoner: Reasoner, case: Case, chosen: list[M
     """All questions about one scene to all methods."""
     rng = case.rng(SALT)
     prompts = {kind: str(rng.choice(OPEN[kind])) for kind in (*NAMING, "colour", "shape")}
-    for number, fact in enumerate(case.facts):
+    for number, target in enumerate(case.objects):
         kind, asked = NAMING[number % 2], ("colour", "shape")[number // 2 % 2]
-        others = list(off_region(case.facts, fact, rng))
+        others = list(off_region(case.objects, target, rng))
         other = others[int(rng.integers(len(others)))] if others else None
         for method in chosen:
             name = method.name
-            turn = _ask(perceiver, reasoner, method, case, fact, prompts[kind], tally)
-            hit = whole(kind, turn, fact)
+            turn = _ask(perceiver, reasoner, method, case, target, prompts[kind], tally)
+            hit = whole(kind, turn, target)
             tally.add(f"{name}.whole_answer", hit, case.scene)
-            tally.add(f"{name}.first_mention", first_mention(turn) == fact.name, case.scene)
+            tally.add(f"{name}.first_mention", first_mention(turn) == target.name, case.scene)
             tally.add(f"{name}.malformed", malformed(kind, turn), case.scene)
-            turn = _ask(perceiver, reasoner, method, case, fact, prompts[asked], tally)
-            tally.add(f"{name}.naming", named(asked, turn, fact), case.scene)
+            turn = _ask(perceiver, reasoner, method, case, target, prompts[asked], tally)
+            tally.add(f"{name}.naming", named(asked, turn, target), case.scene)
             if other is not None:
-                turn = _ask(perceiver, reasoner, method, case, fact, other[1].prompt, tally)
+                turn = _ask(perceiver, reasoner, method, case, target, other[1].prompt, tally)
                 tally.add(f"{name}.off_region", turn.action.strip() in other[2], case.scene)
             if method.setting.steers and number % 4 < 2:  # both kinds, half of the objects
-                _range(reasoner, method, case, fact, kind, prompts[kind], hit, tally)
+                _range(reasoner, method, case, target, kind, prompts[kind], hit, tally)
 
 
 def measured(method: Method, tally: Tally) -> dict[str, Row]:
@@ -189,25 +189,38 @@ def measured(method: Method, tally: Tally) -> dict[str, Row]:
 
 
 def _range(
-    reasoner: Reasoner, method: Method, case: Case, fact: Fact, kind: str, prompt: str, hit: bool, tally: Tally
+    reasoner: Reasoner,
+    method: Method,
+    case: Case,
+    target: VisibleObject,
+    kind: str,
+    prompt: str,
+    hit: bool,
+    tally: Tally,
 ) -> None:
     """The same question at five strengths; `hit` is what the middle one gave."""
     for number, step in enumerate(STEPS):
         if step != 1.0:
             setting = scaled(method.setting, step, MEAN_AREA)
-            turn = ask(reasoner, case.features, prompt, setting, case.weights(fact))
-            tally.add(f"{method.name}.range4x_{number + 1}", whole(kind, turn, fact), case.scene)
+            turn = ask(reasoner, case.features, prompt, setting, case.weights(target))
+            tally.add(f"{method.name}.range4x_{number + 1}", whole(kind, turn, target), case.scene)
         else:
             tally.add(f"{method.name}.range4x_{number + 1}", hit, case.scene)
 
 
 def _ask(
-    perceiver: Perceiver, reasoner: Reasoner, method: Method, case: Case, fact: Fact, text: str, tally: Tally
+    perceiver: Perceiver,
+    reasoner: Reasoner,
+    method: Method,
+    case: Case,
+    target: VisibleObject,
+    text: str,
+    tally: Tally,
 ) -> Turn:
     """One question to one method, timed from the frame that it needs to the answer."""
     started = time.perf_counter()
-    features = method.features(perceiver, case, fact)
-    turn = ask(reasoner, features, method.prompt(text, case, fact), method.setting, method.weights(case, fact))
+    features = method.features(perceiver, case, target)
+    turn = ask(reasoner, features, method.prompt(text, case, target), method.setting, method.weights(case, target))
     tally.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.scene)
     return turn
 

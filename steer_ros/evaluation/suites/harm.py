@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...lab.scenes.instructions import OPEN, Dialogue, exists_answer
-from ...lab.scenes.visible_objects import Fact, matching
+from ...lab.scenes.visible_objects import VisibleObject, matching
 from ...reasoning import Reasoner
 from ..harness.answer_grammar import another, malformed, repeats
 from ..harness.cases import Case, cases, check
@@ -91,9 +91,9 @@ def latency_ratio(tally: Tally) -> Row:
 def harm(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
     """All questions about one scene."""
     rng = case.rng(SALT)
-    for index, target in enumerate(case.facts):
+    for index, target in enumerate(case.objects):
         weights = case.weights(target)
-        for number, (kind, question, right) in enumerate(off_region(case.facts, target, rng)):
+        for number, (kind, question, right) in enumerate(off_region(case.objects, target, rng)):
             asked = [("steered", setting, weights), ("unsteered", UNSTEERED, None)]
             turns = {}
             for how, with_, region in asked if (index + number) % 2 else reversed(asked):
@@ -119,25 +119,25 @@ def harm(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None
 
 
 def off_region(
-    facts: tuple[Fact, ...], region: Fact, rng: np.random.Generator
+    objects: tuple[VisibleObject, ...], region: VisibleObject, rng: np.random.Generator
 ) -> Iterator[tuple[str, Dialogue, set[str]]]:
     """(kind, question, right actions) about anything but the region's object."""
-    other = another(facts, region)
+    other = another(objects, region)
     if other is not None:
-        same = matching(facts, other.colour, other.shape)
-        places = {f"It is at the {fact.place}." for fact in same}
+        same = matching(objects, other.colour, other.shape)
+        places = {f"It is at the {obj.place}." for obj in same}
         yield "where", Dialogue("named", f"Where is the {other.name}?", "", ""), places
         picked = f"Pick up the {other.name}."
         yield "pick", Dialogue("named", picked, "", picked), {picked}
         question = exists_answer(other.name, same)
         yield "exists", question, {question.action}
-    thing = absent_near(facts, region, rng)
+    thing = absent_near(objects, region, rng)
     if thing is not None:
         question = exists_answer(thing, [])
         yield "exists", question, {question.action}
 
 
-def extremes(case: Case, target: Fact, setting: Setting) -> Iterator[tuple[Setting, np.ndarray]]:
+def extremes(case: Case, target: VisibleObject, setting: Setting) -> Iterator[tuple[Setting, np.ndarray]]:
     """(setting, weights) at the edge of sense."""
     width, height = case.features.frame_size
     side = (width / case.features.grid.token_cols, height / case.features.grid.token_rows)

@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...lab.scenes.instructions import OPEN, OPENING
-from ...lab.scenes.visible_objects import Fact
+from ...lab.scenes.visible_objects import VisibleObject
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...regions.boxes import iou
@@ -91,7 +91,7 @@ def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Sett
     plain = {kind: ask(reasoner, features, prompts[kind], UNSTEERED, None) for kind in KINDS}
     for kind, turn in plain.items():
         tally.add("unsteered_malformed", malformed(kind, turn), scene)
-    for index, target in enumerate(case.facts):
+    for index, target in enumerate(case.objects):
         weights = case.weights(target)
         right = {}
         for kind in KINDS:
@@ -123,11 +123,17 @@ def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Sett
 
 
 def _perceived(
-    perceiver: Perceiver, reasoner: Reasoner, case: Case, target: Fact, prompt: str, setting: Setting, tally: Tally
+    perceiver: Perceiver,
+    reasoner: Reasoner,
+    case: Case,
+    target: VisibleObject,
+    prompt: str,
+    setting: Setting,
+    tally: Tally,
 ) -> None:
     """The same with the region from perception: the first box that it grounds for the object's name."""
     found = perceiver.ground(target.name, case.features)
-    same = [case.box(fact) for fact in case.facts if fact.name == target.name]
+    same = [case.box(obj) for obj in case.objects if obj.name == target.name]
     tally.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.scene)
     weights = case.weights(found[0].box) if found else None
     turn = ask(reasoner, case.features, prompt, setting, weights)
@@ -137,7 +143,7 @@ def _perceived(
 def _switches(
     reasoner: Reasoner,
     case: Case,
-    target: Fact,
+    target: VisibleObject,
     kind: str,
     prompt: str,
     setting: Setting,
@@ -145,7 +151,7 @@ def _switches(
     tally: Tally,
 ) -> None:
     """The region moves to another object while the answer is written."""
-    other = another(case.facts, target)
+    other = another(case.objects, target)
     if other is None:
         return
     first, second = case.weights(target), case.weights(other)

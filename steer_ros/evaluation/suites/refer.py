@@ -15,7 +15,7 @@ import numpy as np
 
 from ...lab.scenes.instructions import OPEN, exists_answer
 from ...lab.scenes.scene import COLOURS, SHAPES
-from ...lab.scenes.visible_objects import Fact, matching
+from ...lab.scenes.visible_objects import VisibleObject, matching
 from ...reasoning import Reasoner, Turn
 from ..harness.answer_grammar import acted, mentions
 from ..harness.cases import Case, cases, check
@@ -69,7 +69,7 @@ def refer(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> Non
     rng = case.rng(SALT)
     prompts = {what: str(rng.choice(OPEN[kind])) for what, kind in ASKED.items()}
     plain = {what: ask(reasoner, case.features, prompt, UNSTEERED, None) for what, prompt in prompts.items()}
-    for target in case.facts:
+    for target in case.objects:
         weights, elsewhere = case.weights(target), case.weights(case.elsewhere(target, rng))
         for what, prompt in prompts.items():
             hit = named(what, ask(reasoner, case.features, prompt, setting, weights), target)
@@ -81,7 +81,7 @@ def refer(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> Non
         _yes_no(reasoner, case, target, weights, elsewhere, setting, rng, tally)
 
 
-def named(what: str, turn: Turn, target: Fact) -> bool:
+def named(what: str, turn: Turn, target: VisibleObject) -> bool:
     """Whether the answer gives the target's colour, shape or name."""
     if what == "name":
         return mentions(turn.action) == [target.name]
@@ -91,7 +91,7 @@ def named(what: str, turn: Turn, target: Fact) -> bool:
 def _yes_no(
     reasoner: Reasoner,
     case: Case,
-    target: Fact,
+    target: VisibleObject,
     weights: np.ndarray,
     elsewhere: np.ndarray,
     setting: Setting,
@@ -99,7 +99,7 @@ def _yes_no(
     tally: Tally,
 ) -> None:
     there = bool(rng.random() < 0.5)
-    thing = target.name if there else absent_near(case.facts, target, rng)
+    thing = target.name if there else absent_near(case.objects, target, rng)
     if thing is None:
         return
     question = exists_answer(thing, [target] if there else [])
@@ -111,15 +111,15 @@ def _yes_no(
         action = ask(reasoner, case.features, question.prompt, how, region).action.strip()
         tally.add(f"yes_no{key}", action == question.action, case.scene)
         tally.add(f"yes_share{key}", action == "Yes.", case.scene)
-    others = [fact.name for fact in case.facts if fact.name != target.name]
+    others = [obj.name for obj in case.objects if obj.name != target.name]
     if others:
         prompt = exists_answer(str(rng.choice(others)), [target]).prompt
         action = ask(reasoner, case.features, prompt, setting, weights).action.strip()
         tally.add("elsewhere_no", action == "No.", case.scene)
 
 
-def absent_near(facts: tuple[Fact, ...], target: Fact, rng: np.random.Generator) -> str | None:
+def absent_near(objects: tuple[VisibleObject, ...], target: VisibleObject, rng: np.random.Generator) -> str | None:
     """A name that no object of the scene bears, with one of the target's two words; None if there is none."""
     near = [(colour, target.shape) for colour in COLOURS] + [(target.colour, shape) for shape in SHAPES]
-    free = [f"{colour} {shape}" for colour, shape in near if not matching(facts, colour, shape)]
+    free = [f"{colour} {shape}" for colour, shape in near if not matching(objects, colour, shape)]
     return str(rng.choice(free)) if free else None

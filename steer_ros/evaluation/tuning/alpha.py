@@ -150,8 +150,8 @@ def hits_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> l
     hits = []
     for case in asked:
         rng = case.rng(SALT)
-        first = case.facts[int(rng.integers(len(case.facts)))]
-        for kind, target in zip(NAMING, (first, another(case.facts, first)), strict=True):
+        first = case.objects[int(rng.integers(len(case.objects)))]
+        for kind, target in zip(NAMING, (first, another(case.objects, first)), strict=True):
             prompt = str(rng.choice(OPEN[kind]))
             hits.append(whole(kind, ask(reasoner, case.features, prompt, setting, case.weights(target)), target))
     return hits
@@ -162,8 +162,8 @@ def off_region_hits(reasoner: Reasoner, asked: Sequence[Case], setting: Setting)
     hits = []
     for case in asked:
         rng = case.rng(SALT + 1)
-        region = case.facts[int(rng.integers(len(case.facts)))]
-        for _, question, right in off_region(case.facts, region, rng):
+        region = case.objects[int(rng.integers(len(case.objects)))]
+        for _, question, right in off_region(case.objects, region, rng):
             turn = ask(reasoner, case.features, question.prompt, setting, case.weights(region))
             hits.append(turn.action.strip() in right)
     return hits

@@ -161,14 +161,14 @@ def lessons_of(reasoner: Reasoner, case: Case) -> Iterator[Lesson]:
     """Each object of a scene as the region once, with the right answer to an instruction."""
     rng, tokenizer = case.rng(SALT), reasoner.tokenizer
     table = reasoner.model.get_input_embeddings()
-    for index, fact in enumerate(case.facts):
+    for index, target in enumerate(case.objects):
         must_see(reasoner, case.features)
         kind = NAMING[index % len(NAMING)]
         context = reasoner.layout.with_tokens(str(rng.choice(OPEN[kind])), [int(case.features.tokens.shape[0])])
-        answer = f"{open_thought(kind, fact)}\n</think>\n\n{open_action(kind, fact)}{tokenizer.eos_token}"
+        answer = f"{open_thought(kind, target)}\n</think>\n\n{open_action(kind, target)}{tokenizer.eos_token}"
         ids = torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids, device=reasoner.device)
         before = embed(reasoner.model, context, [case.features.tokens], reasoner.bridge)
-        pooled = pool_to_tokens(case.weights(fact), case.features.grid.merge).reshape(-1)
+        pooled = pool_to_tokens(case.weights(target), case.features.grid.merge).reshape(-1)
         weights = torch.from_numpy(pooled).to(reasoner.device)
         yield Lesson(torch.cat([before, table(ids[None, :-1])], 1), ids, context.spans[0][0], weights)
 

@@ -20,7 +20,7 @@ from ..scenes.ground_truth import BagTruth
 from ..scenes.instructions import open_action
 from ..scenes.referring_expressions import referring_phrase
 from ..scenes.render import RenderedScene
-from ..scenes.visible_objects import Fact
+from ..scenes.visible_objects import VisibleObject
 
 INSTRUCTION = "Pick up one object."  # names none
 TASK = "pick"
@@ -94,37 +94,37 @@ def _parts(number: int, clip: Sequence[RenderedScene], stamps: Sequence[int], tr
     left = [o.id for o in clip[0].objects]
     parts = []
     for frames in np.array_split(np.arange(len(clip)), len(left)):
-        facts = {fact.id: fact for fact in truth.facts(stamps[frames[0]])}
-        chosen = next((name for name in left if name in facts), left[0])
+        visible = {obj.id: obj for obj in truth.visible_objects(stamps[frames[0]])}
+        chosen = next((name for name in left if name in visible), left[0])
         left.remove(chosen)
         thing = next(o for o in clip[0].objects if o.id == chosen)
         parts.append(Part(number, tuple(stamps[i] for i in frames), thing.name))
     return parts
 
 
-def meant(look_for: str, facts: Sequence[Fact]) -> list[Fact]:
+def meant(look_for: str, objects: Sequence[VisibleObject]) -> list[VisibleObject]:
     """The objects that a phrase means: the one it refers to, or all of that name; none is visible: ``[]``."""
     referred = []
-    for fact in facts:
+    for obj in objects:
         try:
-            phrase = referring_phrase(fact, facts)
+            phrase = referring_phrase(obj, objects)
         except ValueError:  # twins that no place word tells apart: only their common name means them
             continue
         if phrase == look_for:
-            referred.append(fact)
-    return referred or [fact for fact in facts if fact.name == look_for]
+            referred.append(obj)
+    return referred or [obj for obj in objects if obj.name == look_for]
 
 
-def is_hit(action: str, look_for: str, facts: Sequence[Fact]) -> bool | None:
+def is_hit(action: str, look_for: str, objects: Sequence[VisibleObject]) -> bool | None:
     """Whether an action is whole, well-formed and about what ``look_for`` means; ``None``: it can't be seen."""
-    things = meant(look_for, facts)
+    things = meant(look_for, objects)
     return any(action == open_action(TASK, thing) for thing in things) if things else None
 
 
 def judge(plan: Plan, turns: Sequence[Mapping[str, Any]]) -> list[bool | None]:
     """A verdict on each turn (``stamp_ns``, ``text``): hit, miss, or ``None`` where there is nothing to hit."""
     return [
-        is_hit(turn["text"], plan.part_of(turn["stamp_ns"]).look_for, plan.truth.facts(turn["stamp_ns"]))
+        is_hit(turn["text"], plan.part_of(turn["stamp_ns"]).look_for, plan.truth.visible_objects(turn["stamp_ns"]))
         for turn in turns
     ]
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from .render import Truth
 from .scene import COLOURS, SHAPES
-from .visible_objects import Fact, facts_from
+from .visible_objects import VisibleObject, visible_objects_from
 
 VERSION = 1
 TRUTH_FILE = "truth.json"
@@ -44,13 +44,13 @@ class BagTruth:
     image_height: int
     frames: Mapping[int, tuple[Truth, ...]] = field(default_factory=dict)
 
-    def facts(self, stamp: int) -> tuple[Fact, ...]:
+    def visible_objects(self, stamp: int) -> tuple[VisibleObject, ...]:
         """The objects of the frame of that stamp that are visible enough to be spoken of.
 
         Raises:
             KeyError: no frame has that stamp.
         """
-        return facts_from(self.frames[stamp], self.image_width, self.image_height)
+        return visible_objects_from(self.frames[stamp], self.image_width, self.image_height)
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, list[int]]:

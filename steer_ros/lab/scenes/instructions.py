@@ -13,7 +13,7 @@ import numpy as np
 
 from .referring_expressions import ABSENT_NOUNS
 from .scene import COLOURS, SHAPES
-from .visible_objects import Fact, matching
+from .visible_objects import VisibleObject, matching
 
 OPEN = {
     "pick": (
@@ -41,7 +41,7 @@ class Dialogue:
     prompt: str
     thought: str
     action: str
-    target: Fact | None = None
+    target: VisibleObject | None = None
 
     @property
     def answer(self) -> str:
@@ -54,7 +54,7 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def open_thought(task: str, target: Fact) -> str:
+def open_thought(task: str, target: VisibleObject) -> str:
     """The thought before the answer to an open instruction about ``target``.
 
     Where the answer says a place, the thought has read it off already: a place is learnt where the look rests on the
@@ -64,7 +64,7 @@ def open_thought(task: str, target: Fact) -> str:
     return f"{OPENING} {target.name}{place}."
 
 
-def open_action(task: str, target: Fact) -> str:
+def open_action(task: str, target: VisibleObject) -> str:
     """The whole, well-formed answer to an open instruction about ``target``."""
     return {
         "pick": f"Pick up the {target.name}.",
@@ -75,35 +75,35 @@ def open_action(task: str, target: Fact) -> str:
     }[task]
 
 
-def open_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
+def open_dialogue(rng: np.random.Generator, objects: Sequence[VisibleObject]) -> Dialogue:
     """An instruction that leaves the object open, answered for a random one."""
     task = str(rng.choice(list(OPEN), p=(0.29, 0.30, 0.09, 0.09, 0.23)))
-    target = facts[int(rng.integers(len(facts)))]
+    target = objects[int(rng.integers(len(objects)))]
     prompt = str(rng.choice(OPEN[task]))
     return Dialogue(task, prompt, open_thought(task, target), open_action(task, target), target)
 
 
-def exists_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
+def exists_dialogue(rng: np.random.Generator, objects: Sequence[VisibleObject]) -> Dialogue:
     """ "Is there a …?" with even chances of yes and no; half of the wrong ones have one word right."""
-    target = facts[int(rng.integers(len(facts)))]
+    target = objects[int(rng.integers(len(objects)))]
     form = rng.random()
     if rng.random() < 0.5:
         colour, shape = target.colour, target.shape
     else:
-        colour, shape = _absent(rng, facts, target)
+        colour, shape = _absent(rng, objects, target)
     if form < 0.12:
-        present = colour in {f.colour for f in facts}
-        thing, found = f"{colour} object", matching(facts, colour) if present else []
+        present = colour in {o.colour for o in objects}
+        thing, found = f"{colour} object", matching(objects, colour) if present else []
     elif form < 0.24:
-        thing, found = shape, matching(facts, None, shape)
+        thing, found = shape, matching(objects, None, shape)
     elif form < 0.28:
         thing, found = str(rng.choice(ABSENT_NOUNS)), []
     else:
-        thing, found = f"{colour} {shape}", matching(facts, colour, shape)
+        thing, found = f"{colour} {shape}", matching(objects, colour, shape)
     return exists_answer(thing, found)
 
 
-def exists_answer(thing: str, found: Sequence[Fact]) -> Dialogue:
+def exists_answer(thing: str, found: Sequence[VisibleObject]) -> Dialogue:
     """The question whether ``thing`` is there, answered by what was found."""
     prompt = f"Is there {article(thing)} {thing}?"
     if found:
@@ -111,14 +111,14 @@ def exists_answer(thing: str, found: Sequence[Fact]) -> Dialogue:
     return Dialogue("exists", prompt, f"I look for the {thing}. I do not see it.", "No.")
 
 
-def named_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
+def named_dialogue(rng: np.random.Generator, objects: Sequence[VisibleObject]) -> Dialogue:
     """An instruction that names its object, which now and then is not there."""
-    target = facts[int(rng.integers(len(facts)))]
+    target = objects[int(rng.integers(len(objects)))]
     colour, shape = target.colour, target.shape
     if rng.random() < 0.2:
-        colour, shape = _absent(rng, facts, target)
+        colour, shape = _absent(rng, objects, target)
     name = f"{colour} {shape}"
-    found = matching(facts, colour, shape)
+    found = matching(objects, colour, shape)
     where = rng.random() < 0.6
     prompt = f"Where is the {name}?" if where else f"Pick up the {name}."
     if not found:
@@ -131,17 +131,17 @@ def named_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
     return Dialogue("named", prompt, thought, action, target)
 
 
-def draw_dialogue(rng: np.random.Generator, facts: Sequence[Fact]) -> Dialogue:
+def draw_dialogue(rng: np.random.Generator, objects: Sequence[VisibleObject]) -> Dialogue:
     """The training mix: half open, a third yes or no, the rest named."""
     draw = rng.random()
     if draw < 0.5:
-        return open_dialogue(rng, facts)
-    return exists_dialogue(rng, facts) if draw < 0.84 else named_dialogue(rng, facts)
+        return open_dialogue(rng, objects)
+    return exists_dialogue(rng, objects) if draw < 0.84 else named_dialogue(rng, objects)
 
 
-def _absent(rng: np.random.Generator, facts: Sequence[Fact], near: Fact) -> tuple[str, str]:
+def _absent(rng: np.random.Generator, objects: Sequence[VisibleObject], near: VisibleObject) -> tuple[str, str]:
     """A colour and shape that the scene does not hold together; half of them share a word with ``near``."""
-    names = {f.name for f in facts}
+    names = {o.name for o in objects}
     while True:
         colour, shape = str(rng.choice(COLOURS)), str(rng.choice(SHAPES))
         draw = rng.random()

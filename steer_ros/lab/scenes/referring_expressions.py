@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .scene import COLOURS, SHAPES
-from .visible_objects import Fact, matching
+from .visible_objects import VisibleObject, matching
 
 # Things that are never on the bench, so that the models learn to say no to words as well as to combinations.
 ABSENT_NOUNS = (
@@ -18,16 +18,16 @@ REQUESTS = ("Find the {}.", "Locate the {}.", "Detect the bounding box of the {}
 NOTHING = "none"
 
 
-def referring_phrase(target: Fact, facts: Sequence[Fact]) -> str:
+def referring_phrase(target: VisibleObject, objects: Sequence[VisibleObject]) -> str:
     """The shortest phrase that means ``target`` alone: ``red beaker``, or ``red beaker on the left`` among twins.
 
     Raises:
         ValueError: twins that no place word tells apart.
     """
-    same = matching(facts, target.colour, target.shape)
+    same = matching(objects, target.colour, target.shape)
     if len(same) == 1:
         return target.name
-    xs, ys = zip(*(f.centre for f in same if f.id != target.id))
+    xs, ys = zip(*(o.centre for o in same if o.id != target.id))
     x, y = target.centre
     for apart, word in (
         (min(xs) - x, "left"),
@@ -40,16 +40,16 @@ def referring_phrase(target: Fact, facts: Sequence[Fact]) -> str:
     raise ValueError(f"object {target.id!r} ({target.name}): no place word tells it from its twins")
 
 
-def grounding_query(rng: np.random.Generator, facts: Sequence[Fact]) -> tuple[str, list[Fact]]:
-    """A noun phrase to look for and the facts it means: by name, by colour, by shape, or one that is not there."""
-    target = facts[int(rng.integers(len(facts)))]
+def grounding_query(rng: np.random.Generator, objects: Sequence[VisibleObject]) -> tuple[str, list[VisibleObject]]:
+    """A noun phrase to look for and the objects it means: by name, by colour, by shape, or one that is not there."""
+    target = objects[int(rng.integers(len(objects)))]
     draw = rng.random()
     if draw < 0.55:
-        return target.name, matching(facts, target.colour, target.shape)
+        return target.name, matching(objects, target.colour, target.shape)
     if draw < 0.63:
-        return f"{target.colour} object", matching(facts, target.colour)
+        return f"{target.colour} object", matching(objects, target.colour)
     if draw < 0.71:
-        return target.shape, matching(facts, None, target.shape)
+        return target.shape, matching(objects, None, target.shape)
     if draw < 0.75:
         return str(rng.choice(ABSENT_NOUNS)), []
     if draw < 0.96:  # half right: the hard way to be absent
@@ -58,16 +58,16 @@ def grounding_query(rng: np.random.Generator, facts: Sequence[Fact]) -> tuple[st
             colour, shape = str(rng.choice(COLOURS)), target.shape
     else:
         colour, shape = str(rng.choice(COLOURS)), str(rng.choice(SHAPES))
-    return f"{colour} {shape}", matching(facts, colour, shape)
+    return f"{colour} {shape}", matching(objects, colour, shape)
 
 
-def grounding_answer(phrase: str, found: Sequence[Fact]) -> str:
+def grounding_answer(phrase: str, found: Sequence[VisibleObject]) -> str:
     """Qwen2-VL's grounding format, coordinates 0-999 in three digits, boxes from left to right; or ``none``."""
     if not found:
         return NOTHING
     boxes = "".join(
-        "<|box_start|>({:03d},{:03d}),({:03d},{:03d})<|box_end|>".format(*(min(999, int(c * 1000)) for c in f.box))
-        for f in found
+        "<|box_start|>({:03d},{:03d}),({:03d},{:03d})<|box_end|>".format(*(min(999, int(c * 1000)) for c in o.box))
+        for o in found
     )
     return f"<|object_ref_start|>{phrase}<|object_ref_end|>{boxes}"
 

@@ -1,4 +1,4 @@
-"""What can be said of a frame: the visible objects, by name and place. Phrases, questions and judges all read this."""
+"""The visible objects of a frame, by name and place: what phrases, questions and judges are all built on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom lef
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A visible object; ``box`` is ``(x0, y0, x1, y1)`` in 0-1 of the image's width and height."""
+class VisibleObject:
+    """One visible object of a frame; ``box`` is ``(x0, y0, x1, y1)`` in 0-1 of the image's width and height."""
 
     id: str
     colour: str
@@ -40,22 +40,26 @@ class Fact:
         return PLACES[3 * min(2, int(y * 3)) + min(2, int(x * 3))]
 
 
-def facts_of(frame: RenderedScene) -> tuple[Fact, ...]:
+def visible_objects_of(frame: RenderedScene) -> tuple[VisibleObject, ...]:
     """The objects of a frame that are visible enough to be spoken of."""
     height, width = frame.image.shape[:2]
-    return facts_from(frame.objects, width, height)
+    return visible_objects_from(frame.objects, width, height)
 
 
-def facts_from(objects: Sequence[Truth], width: int, height: int) -> tuple[Fact, ...]:
+def visible_objects_from(objects: Sequence[Truth], width: int, height: int) -> tuple[VisibleObject, ...]:
     """The same from the truth of a frame of ``width x height`` pixels."""
     return tuple(
-        Fact(o.id, o.colour, o.shape, (o.box[0] / width, o.box[1] / height, o.box[2] / width, o.box[3] / height))
+        VisibleObject(
+            o.id, o.colour, o.shape, (o.box[0] / width, o.box[1] / height, o.box[2] / width, o.box[3] / height)
+        )
         for o in objects
         if o.box is not None and o.visibility >= VISIBLE
     )
 
 
-def matching(facts: Sequence[Fact], colour: str | None = None, shape: str | None = None) -> list[Fact]:
-    """The facts of that colour and shape (``None`` matches any), from left to right."""
-    found = [f for f in facts if colour in (None, f.colour) and shape in (None, f.shape)]
-    return sorted(found, key=lambda f: f.centre[0])
+def matching(
+    objects: Sequence[VisibleObject], colour: str | None = None, shape: str | None = None
+) -> list[VisibleObject]:
+    """The objects of that colour and shape (``None`` matches any), from left to right."""
+    found = [o for o in objects if colour in (None, o.colour) and shape in (None, o.shape)]
+    return sorted(found, key=lambda o: o.centre[0])

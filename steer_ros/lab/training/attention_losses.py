@@ -19,19 +19,19 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..scenes.visible_objects import Fact
+from ..scenes.visible_objects import VisibleObject
 
 NAME = "lab_tapped"
 SIGHT_LAYERS, SIGHT_HEADS = (2, 3), 2  # which layers' first heads look the named object up
 OWNED = 0.4  # share of a token's cell from which it counts to an object's box
 
 
-def owners(facts: Sequence[Fact], rows: int, cols: int) -> Tensor:
+def owners(objects: Sequence[VisibleObject], rows: int, cols: int) -> Tensor:
     """bool ``[objects, rows * cols]``: the visual tokens that lie in each object's box, each in one box at most."""
     y, x = torch.arange(rows)[:, None] / rows, torch.arange(cols)[None] / cols
     cover = []
-    for fact in facts:
-        x0, y0, x1, y1 = fact.box
+    for obj in objects:
+        x0, y0, x1, y1 = obj.box
         w = (torch.clamp(x + 1 / cols, max=x1) - torch.clamp(x, min=x0)).clamp(min=0) * cols
         h = (torch.clamp(y + 1 / rows, max=y1) - torch.clamp(y, min=y0)).clamp(min=0) * rows
         cover.append((w * h).flatten())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..scenes.render import SIDE
-from ..scenes.visible_objects import Fact
+from ..scenes.visible_objects import VisibleObject
 from .attention_losses import Taps
 from .loop import TrainingRun, mixed_precision
 from .token_dataset import Sample, TokenSet, thin_out
@@ -80,7 +80,7 @@ def train_language(
     parameters: list[nn.Parameter],
     state: nn.Module,
     data: TokenSet,
-    sampler: Callable[[np.random.Generator, tuple[Fact, ...]], Sample],
+    sampler: Callable[[np.random.Generator, tuple[VisibleObject, ...]], Sample],
     *,
     steps: int,
     batch: int = 32,
@@ -105,8 +105,8 @@ def train_language(
     rng = np.random.default_rng([seed, run.step])
     mean, right = None, 0.0
     while run.goes_on():
-        pick = rng.integers(len(data.facts), size=batch)
-        samples = [sampler(rng, data.facts[i]) for i in pick]
+        pick = rng.integers(len(data.objects), size=batch)
+        samples = [sampler(rng, data.objects[i]) for i in pick]
         kept = [thin_out(data.bare[i], rng) if rng.random() < thin else torch.ones_like(data.bare[i]) for i in pick]
         frames = [data.tokens[i][keep].float() for i, keep in zip(pick, kept)]
         objects = [data.owned(i)[:, keep] for i, keep in zip(pick, kept)]

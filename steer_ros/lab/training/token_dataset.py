@@ -15,7 +15,7 @@ from ..scenes.instructions import OPEN, OPENING, Dialogue, draw_dialogue
 from ..scenes.referring_expressions import grounding_answer, grounding_query, grounding_request
 from ..scenes.render import SIDE, render
 from ..scenes.scene import make_scene
-from ..scenes.visible_objects import PLACES, Fact, facts_of
+from ..scenes.visible_objects import PLACES, VisibleObject, visible_objects_of
 from .attention_losses import owners
 from .loop import mixed_precision
 from .token_labels import BARE, CELL
@@ -24,36 +24,36 @@ from .vision import to_patches, tower_forward
 
 @dataclass
 class TokenSet:
-    """Visual tokens and facts of many scenes.
+    """Visual tokens and visible objects of many scenes.
 
     Attributes:
         tokens: float16 ``[scenes, tokens, hidden]``.
         bare: bool ``[scenes, tokens]``: cells that show hardly any object.
-        facts: what is true of each scene.
+        objects: the visible objects of each scene.
     """
 
     tokens: torch.Tensor
     bare: torch.Tensor
-    facts: list[tuple[Fact, ...]]
+    objects: list[tuple[VisibleObject, ...]]
 
     def owned(self, scene: int) -> torch.Tensor:
         """bool ``[objects, tokens]``: the visual tokens of each of a scene's objects."""
-        return owners(self.facts[scene], SIDE // CELL, SIDE // CELL)
+        return owners(self.objects[scene], SIDE // CELL, SIDE // CELL)
 
 
-def _make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[Fact, ...]]:
+def _make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[VisibleObject, ...]]:
     frame = render(make_scene(seed))
     any_object = np.zeros(frame.image.shape[:2], bool)
     for obj in frame.objects:
         any_object |= obj.mask
     rows, cols = any_object.shape[0] // CELL, any_object.shape[1] // CELL
     cover = any_object.reshape(rows, CELL, cols, CELL).mean((1, 3)).ravel()
-    return frame.image, cover < BARE, facts_of(frame)
+    return frame.image, cover < BARE, visible_objects_of(frame)
 
 
 def encode_scenes(tower: nn.Module, seeds: range, workers: int = 2, batch: int = 32) -> TokenSet:
     """Render the scenes of ``seeds`` and keep what the tower makes of them."""
-    tokens, bare, facts, images = [], [], [], []
+    tokens, bare, objects, images = [], [], [], []
 
     def flush() -> None:
         x = torch.from_numpy(np.stack(images))
@@ -66,12 +66,12 @@ def encode_scenes(tower: nn.Module, seeds: range, workers: int = 2, batch: int =
         for image, empty, said in pool.map(_make, seeds, chunksize=batch):
             images.append(image)
             bare.append(empty)
-            facts.append(said)
+            objects.append(said)
             if len(images) == batch:
                 flush()
     if images:
         flush()
-    return TokenSet(torch.cat(tokens), torch.from_numpy(np.stack(bare)), facts)
+    return TokenSet(torch.cat(tokens), torch.from_numpy(np.stack(bare)), objects)
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class Sample:
     weights: tuple[float, ...] = ()  # of the answer's tokens in the loss; empty: all alike
     undecided: int = 0  # tokens of the answer before it names the object that the instruction leaves open
     place: tuple[int, int] = (0, 0)  # the answer's tokens [first, last) that say where the named object is
-    named: int = -1  # which of the scene's facts that is
-    places: tuple[int, ...] = ()  # of the scene's facts, as indices of ``facts.PLACES``
+    named: int = -1  # which of the scene's objects that is
+    places: tuple[int, ...] = ()  # of the scene's objects, as indices into ``PLACES``
 
 
-def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
+def grounding_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[VisibleObject, ...]], Sample]:
     """Samples of Qwen2-VL's grounding dialogue."""
 
-    def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
-        phrase, found = grounding_query(rng, facts)
+    def sample(rng: np.random.Generator, objects: tuple[VisibleObject, ...]) -> Sample:
+        phrase, found = grounding_query(rng, objects)
         text = tokenizer.apply_chat_template(
             [
                 {
@@ -138,11 +138,11 @@ def _grounding_weights(tokens: list[str]) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact, ...]], Sample]:
+def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[VisibleObject, ...]], Sample]:
     """Samples of lab-r1's instructions and answers."""
 
-    def sample(rng: np.random.Generator, facts: tuple[Fact, ...]) -> Sample:
-        dialogue = draw_dialogue(rng, facts)
+    def sample(rng: np.random.Generator, objects: tuple[VisibleObject, ...]) -> Sample:
+        dialogue = draw_dialogue(rng, objects)
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": "<|vision_start|><|image_pad|><|vision_end|>" + dialogue.prompt}],
             tokenize=False,
@@ -152,14 +152,14 @@ def instruction_sampler(tokenizer) -> Callable[[np.random.Generator, tuple[Fact,
         sampled = _split(tokenizer, text, dialogue.answer + tokenizer.eos_token)
         heavy, place = (_tokens_of(tokenizer, dialogue.answer, f(dialogue)) for f in (_verdict, _place))
         weights = tuple(4.0 if heavy[0] <= i < heavy[1] else 1.0 for i in range(len(sampled.answer)))
-        named = facts.index(dialogue.target) if place[1] else -1
+        named = objects.index(dialogue.target) if place[1] else -1
         return replace(
             sampled,
             undecided=opening,
             weights=weights,
             place=place,
             named=named,
-            places=tuple(PLACES.index(f.place) for f in facts),
+            places=tuple(PLACES.index(o.place) for o in objects),
         )
 
     return sample

@@ -12,7 +12,7 @@ from ..scenes.instructions import draw_dialogue
 from ..scenes.referring_expressions import grounding_query, grounding_request
 from ..scenes.render import render
 from ..scenes.scene import make_scene
-from ..scenes.visible_objects import facts_of
+from ..scenes.visible_objects import visible_objects_of
 
 # Qwen2's split: words with their leading blank, single digits, runs of signs.
 _SPLIT = (
@@ -42,12 +42,12 @@ def sentences(scenes: int = 400, first_seed: int = 900_000) -> Iterable[str]:
     """What is said on the bench, for the vocabulary to be drawn from."""
     rng = np.random.default_rng(first_seed)
     for seed in range(first_seed, first_seed + scenes):
-        facts = facts_of(render(make_scene(seed)))
+        objects = visible_objects_of(render(make_scene(seed)))
         for _ in range(20):
-            dialogue = draw_dialogue(rng, facts)
+            dialogue = draw_dialogue(rng, objects)
             yield dialogue.prompt
             yield dialogue.answer.replace("</think>", " ")
-            phrase, _ = grounding_query(rng, facts)
+            phrase, _ = grounding_query(rng, objects)
             yield grounding_request(rng, phrase)
             yield phrase
         yield "(012,345),(678,900)"

@@ -234,7 +234,7 @@ def _tokens(args: argparse.Namespace):
     data.tokens = (data.tokens.float() * factor).half()
     torch.save(tower.state_dict(), settled)
     torch.save(data, cache)
-    log.info("tokens of %d scenes", len(data.facts))
+    log.info("tokens of %d scenes", len(data.objects))
     return tower, data
 
 

@@ -64,16 +64,16 @@ class MosaicSet:
     Attributes:
         tokens: float16 ``[cells, hidden]`` of each mosaic.
         bare: bool ``[cells]`` of each: the cells that show only ground.
-        facts: its tiles.
+        objects: the tiles of each.
     """
 
     tokens: list[torch.Tensor] = field(default_factory=list)
     bare: list[torch.Tensor] = field(default_factory=list)
-    facts: list[tuple[Tile, ...]] = field(default_factory=list)
+    objects: list[tuple[Tile, ...]] = field(default_factory=list)
 
     def owned(self, index: int) -> torch.Tensor:
         """bool ``[tiles, cells]``: the tokens that show each tile's shape."""
-        return torch.from_numpy(Mosaic(self.facts[index]).owned)
+        return torch.from_numpy(Mosaic(self.objects[index]).owned)
 
 
 @torch.inference_mode()
@@ -90,7 +90,7 @@ def encode_mosaics(tower: nn.Module, mosaics: Sequence[Mosaic], batch: int = 24)
                 tokens[i : i + batch] = tower_forward(tower, to_patches(x), x.shape[1] // 14, x.shape[2] // 14)
         made.tokens += tokens.unbind()
         made.bare += [torch.from_numpy(m.cover < BARE) for m in same]
-        made.facts += [m.tiles for m in same]
+        made.objects += [m.tiles for m in same]
     return made
 
 

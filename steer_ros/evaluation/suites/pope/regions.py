@@ -62,7 +62,7 @@ class TrueBoxes:
 
     def ground(self, phrases: Iterable[str], features: VisualFeatures) -> dict[str, list[Box]]:
         """As `Grounder.ground`."""
-        known = [((f.name, f"{f.colour} object", f.shape), self._case.box(f)) for f in self._case.facts]
+        known = [((o.name, f"{o.colour} object", o.shape), self._case.box(o)) for o in self._case.objects]
         return {phrase: [box for names, box in known if phrase in names] for phrase in phrases}
 
 

@@ -161,8 +161,8 @@ def ask_about(case: Case, lying: set[str], popular: Sequence[str]) -> list[Quest
         popular: names by how often they occur, the most frequent first.
     """
     rng = case.rng(SALT)
-    there = sorted({fact.name for fact in case.facts})
-    colours, shapes = {fact.colour for fact in case.facts}, {fact.shape for fact in case.facts}
+    there = sorted({obj.name for obj in case.objects})
+    colours, shapes = {obj.colour for obj in case.objects}, {obj.shape for obj in case.objects}
     absent = [f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in lying and f"{c} {s}" not in there]
     count = min(len(there), len(absent), MOST)
     drawn = [absent[i] for i in rng.permutation(len(absent))]
