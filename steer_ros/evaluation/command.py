@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     names, left_out = [args.suite], []
     if args.suite == "all":
         without = () if args.data is None else OWN_DATA
-        left_out = [name for name in without if name != "public"]
+        left_out = [name for name in SUITES if name in without and name != "public"]
         names = [name for name in SUITES if name not in (*without, "public")]  # public's data can't be had for all
     try:
         options = options_of(args)

@@ -97,7 +97,7 @@ def test_a_report(suites, tmp_path, monkeypatch):
     [
         (["--limit", "0"], "--limit: 0; accepted is at least 1"),
         (["--seed", "-1"], "--seed: -1; accepted are seeds from 0"),
-        (["--kind", "pope"], "--kind: pope; accepted with --suite vqa"),
+        (["--kind", "pope"], "--kind: pope; accepted with --suite public"),
         (["--data", "/nowhere/at/all"], "--data: /nowhere/at/all: no such folder"),
         (["--alpha", "65"], "alpha: 65"),
         (["--alpha", "nan"], "alpha: nan"),
@@ -142,7 +142,7 @@ def test_a_broken_data_folder(tmp_path, capsys, monkeypatch):
 def test_every_suite_of_this_file_s_explains_its_keys():
     for module in (redirect, harm):
         assert module.KEYS and ": " in module.__doc__
-    assert set(command.SUITES) == {"redirect", "refer", "pope", "vqa", "text", "harm", "compare"}
+    assert set(command.SUITES) == {"redirect", "refer", "pope", "vqa", "public", "text", "harm", "compare"}
 
 
 def test_an_extra_that_is_there_is_not_installed(monkeypatch):

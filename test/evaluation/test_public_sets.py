@@ -25,6 +25,8 @@ def image(tmp_path):
 class Models:
     """Perception finds snowboards and boards; the reasoner says yes, or `seen`, when it is steered, else no."""
 
+    tuned = None
+
     def __init__(self, name="builtin:stand-in", bridge="token", seen="Yes."):
         self.name, self.bridge, self.seen, self.asked = name, bridge, seen, []
 
