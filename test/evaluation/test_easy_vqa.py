@@ -110,7 +110,7 @@ def test_an_image_is_known_by_its_questions_and_pixels(tiles):
         assert one.image.shape == (TILE, TILE, 3) and one.kind
     assert sorted(one.kind for one in tiles) == list(range(1, 25))
     small = tile(0, "red", "circle", at=(8, 56), size=4)
-    assert small.owned.reshape(4, 4)[3, 0] and small.owned.sum() == 1
+    assert small.object_cells.reshape(4, 4)[3, 0] and small.object_cells.sum() == 1
     assert small.cover.reshape(4, 4)[:3].sum() == 0
     untold = tile_from(1, drawn("red", "circle"), [("is there a red shape?", "yes")])
     assert untold.colour == "red" and untold.shape == "" and untold.kind == 0
@@ -126,8 +126,8 @@ def test_a_mosaic_keeps_its_tiles_apart(tiles):
         assert np.array_equal(mosaic.image[y0:y1, x0:x1], one.image)
         inside = np.zeros((12, 12), bool)
         inside[y0 // 28 : y1 // 28, x0 // 28 : x1 // 28] = True
-        owned = mosaic.owned[i].reshape(12, 12)
-        assert owned.any() and not (owned & ~inside).any()
+        cells = mosaic.object_cells[i].reshape(12, 12)
+        assert cells.any() and not (cells & ~inside).any()
     assert Mosaic((tiles[0],)).box(0) == (0, 0, TILE, TILE)
 
 

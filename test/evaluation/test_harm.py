@@ -13,7 +13,7 @@ from steer_ros.reasoning import Turn
 
 RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
 BLUE = VisibleObject("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
-TWIN = VisibleObject("object_3", "blue", "dish", (0.1, 0.6, 0.3, 0.9))
+DUPLICATE = VisibleObject("object_3", "blue", "dish", (0.1, 0.6, 0.3, 0.9))
 SETTING = Setting("test", law_of("conserving", 2.0))
 
 
@@ -54,10 +54,10 @@ def test_harm_shows():
 
 
 def test_questions_are_about_anything_but_the_region():
-    asked = list(harm.off_region((RED, BLUE, TWIN), RED, np.random.default_rng(0)))
+    asked = list(harm.off_region((RED, BLUE, DUPLICATE), RED, np.random.default_rng(0)))
     assert [kind for kind, _, _ in asked] == ["where", "pick", "exists", "exists"]
     assert asked[0][1].prompt == "Where is the blue dish?"
-    assert asked[0][2] == {f"It is at the {o.place}." for o in (BLUE, TWIN)}  # either of the twins
+    assert asked[0][2] == {f"It is at the {o.place}." for o in (BLUE, DUPLICATE)}  # either of the duplicates
     assert [right for *_, right in asked[2:]] == [{"Yes."}, {"No."}]
     alone = list(harm.off_region((RED,), RED, np.random.default_rng(0)))
     assert [kind for kind, _, _ in alone] == ["exists"]

@@ -82,9 +82,9 @@ def test_repetition(text, circles):
 
 
 def test_the_object_that_the_region_moves_to_has_another_name():
-    twin = VisibleObject("object_3", "red", "cube", (0.7, 0.1, 0.9, 0.3))
-    assert another((RED, twin, BLUE), RED) is BLUE
-    assert another((RED, twin), RED) is None
+    duplicate = VisibleObject("object_3", "red", "cube", (0.7, 0.1, 0.9, 0.3))
+    assert another((RED, duplicate, BLUE), RED) is BLUE
+    assert another((RED, duplicate), RED) is None
 
 
 def run(mood, **given):

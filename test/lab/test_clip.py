@@ -24,8 +24,8 @@ def test_a_longer_clip_begins_like_a_shorter_one():
 
 
 def test_it_starts_at_the_scene_itself():
-    frame = next(make_clip(7, 1, objects=3, twins=0.0))
-    still = render(make_scene(7, 3, twins=0.0))
+    frame = next(make_clip(7, 1, objects=3, duplicates=0.0))
+    still = render(make_scene(7, 3, duplicates=0.0))
     for a, b in zip(frame.objects, still.objects):
         assert (a.id, a.name) == (b.id, b.name)
         np.testing.assert_allclose(a.box, b.box, atol=1)

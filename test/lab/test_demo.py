@@ -9,7 +9,7 @@ from PIL import Image
 
 from steer_ros.lab.bag import read_bag
 from steer_ros.lab.demo import command as demo
-from steer_ros.lab.demo import video as demo_picture
+from steer_ros.lab.demo import video
 from steer_ros.lab.demo.plan import INSTRUCTION, is_hit, judge, make_plan, meant, share
 from steer_ros.lab.demo.processes import StageError
 from steer_ros.lab.scenes.instructions import OPEN
@@ -161,11 +161,11 @@ def test_runs_that_are_not_alike_are_not_compared(plan):
 
 def test_the_pictures(plan, tmp_path):
     runs = {"unsteered": turns_of(plan, stubborn), "steered": turns_of(plan, steered)}
-    sheet = demo_picture.write_contact_sheet(tmp_path / "sheet.png", plan, runs, columns=4, side=140)
+    sheet = video.write_contact_sheet(tmp_path / "sheet.png", plan, runs, columns=4, side=140)
     with Image.open(sheet) as opened:
         assert opened.width > 4 * 140 and opened.height > 2 * 140
-    film = demo_picture.write_film(tmp_path / "vta", plan, runs)
-    assert demo_picture.count_frames(film) == len(runs["steered"])
+    film = video.write_film(tmp_path / "vta", plan, runs)
+    assert video.count_frames(film) == len(runs["steered"])
     if film.suffix == ".mp4":
         capture = cv2.VideoCapture(str(film))
         assert capture.read()[1].std() > 20
@@ -185,26 +185,26 @@ def test_a_gif_where_there_is_no_codec(plan, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cv2, "VideoWriter", NoWriter)
     runs = {"unsteered": turns_of(plan, stubborn)[:12], "steered": turns_of(plan, steered)[:12]}
-    film = demo_picture.write_film(tmp_path / "vta", plan, runs)
-    assert film.suffix == ".gif" and demo_picture.count_frames(film) == 12
+    film = video.write_film(tmp_path / "vta", plan, runs)
+    assert film.suffix == ".gif" and video.count_frames(film) == 12
 
 
 def test_the_steered_region_stands_out(plan):
     turn = turns_of(plan, steered)[0]
     image = np.full((336, 336, 3), 200, np.uint8)
-    lit = np.asarray(demo_picture.spotlight(image, turn, 336, steered=True)).astype(int)
+    lit = np.asarray(video.spotlight(image, turn, 336, steered=True)).astype(int)
     x0, y0, x1, y1 = (round(value) for value in turn["regions"][0]["box"])
     inside, outside = lit[y0 + 20 : y1 - 20, x0 + 20 : x1 - 20], lit[-5:, :5]
     assert inside.mean() > 1.5 * outside.mean()
-    plain = np.asarray(demo_picture.spotlight(image, turn, 336, steered=False))
+    plain = np.asarray(video.spotlight(image, turn, 336, steered=False))
     assert (plain == 200).mean() > 0.9
 
 
 def test_long_actions_are_cut_to_fit():
-    draw = demo_picture.ImageDraw.Draw(Image.new("RGB", (300, 50)))
-    text = demo_picture.fitted(draw, "book " * 60, 16, 300)
-    assert text.endswith("…") and draw.textlength(text, font=demo_picture.font(16)) <= 300
-    assert demo_picture.fitted(draw, "Pick up.", 16, 300) == "Pick up."
+    draw = video.ImageDraw.Draw(Image.new("RGB", (300, 50)))
+    text = video.fitted(draw, "book " * 60, 16, 300)
+    assert text.endswith("…") and draw.textlength(text, font=video.font(16)) <= 300
+    assert video.fitted(draw, "Pick up.", 16, 300) == "Pick up."
 
 
 def test_a_row_of_the_table(plan):

@@ -32,8 +32,8 @@ SEEDS = st.integers(0, 10**6)
 quick = settings(max_examples=30, deadline=None)
 
 
-def objects_for(seed, objects=None, twins=0.25):
-    return visible_objects_of(render(make_scene(seed, objects, twins=twins), 112, 112))
+def objects_for(seed, objects=None, duplicates=0.25):
+    return visible_objects_of(render(make_scene(seed, objects, duplicates=duplicates), 112, 112))
 
 
 def visible(number, x, y, colour="red", shape="beaker"):
@@ -43,7 +43,7 @@ def visible(number, x, y, colour="red", shape="beaker"):
 @quick
 @given(SEEDS)
 def test_a_referring_phrase_means_one_object(seed):
-    objects = objects_for(seed, twins=1.0)
+    objects = objects_for(seed, duplicates=1.0)
     phrases = {}
     for o in objects:
         try:
@@ -102,7 +102,7 @@ def test_open_answers_are_about_an_object_of_the_scene(seed):
 
 
 def test_every_object_is_a_right_answer():
-    objects = objects_for(3, objects=4, twins=0.0)
+    objects = objects_for(3, objects=4, duplicates=0.0)
     rng = np.random.default_rng(0)
     targets = [open_dialogue(rng, objects).target.id for _ in range(400)]
     shares = [targets.count(o.id) / len(targets) for o in objects]

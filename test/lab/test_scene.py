@@ -11,7 +11,7 @@ from steer_ros.lab.scenes.ground_truth import extent
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import COLOURS, SHAPES, Scene, SceneObject, make_scene
 from steer_ros.lab.scenes.visible_objects import VISIBLE, matching, visible_objects_of
-from steer_ros.lab.training.token_labels import BACKGROUND, IGNORE, kind_index, token_targets
+from steer_ros.lab.training.token_labels import BACKGROUND, IGNORE, kind_index, token_labels
 
 SEEDS = st.integers(0, 10**6)
 HUES = {"red": 0, "green": 120, "blue": 225, "yellow": 50, "purple": 283, "cyan": 184}
@@ -29,7 +29,7 @@ def test_the_bench_is_varied():
     assert {len(scene.objects) for scene in scenes} == {2, 3, 4, 5, 6}
     assert len({o.name for scene in scenes for o in scene.objects}) == len(SHAPES) * len(COLOURS)
     shares = [len({o.name for o in scene.objects}) < len(scene.objects) for scene in scenes]
-    assert 0.05 < np.mean(shares) < 0.4  # twins, now and then
+    assert 0.05 < np.mean(shares) < 0.4  # duplicates occur, but not often
 
 
 @quick
@@ -48,13 +48,13 @@ def test_truth_agrees_with_itself(seed, size):
     frame = render(make_scene(seed), width, height)
     assert frame.image.shape == (height, width, 3)
     assert len({o.id for o in frame.objects}) == len(frame.objects)
-    owners = np.zeros((height, width), int)
+    covering = np.zeros((height, width), int)
     for o in frame.objects:
         assert o.mask.shape == (height, width) and o.mask.dtype == bool
         assert o.box == extent(o.mask)
         assert 0 <= o.visibility <= 1 and (o.visibility > 0) == o.mask.any()
-        owners += o.mask
-    assert owners.max() <= 1, "a pixel shows one object"
+        covering += o.mask
+    assert covering.max() <= 1, "a pixel shows one object"
     assert {o.id for o in visible_objects_of(frame)} == {o.id for o in frame.objects if o.visibility >= VISIBLE}
 
 
@@ -110,21 +110,21 @@ def test_too_small_an_image_is_refused():
 
 @quick
 @given(SEEDS)
-def test_token_targets_follow_the_masks(seed):
+def test_token_labels_follow_the_masks(seed):
     frame = render(make_scene(seed))
-    targets = token_targets(frame)
+    labels = token_labels(frame)
     cells = np.stack([o.mask.reshape(12, 28, 12, 28).mean((1, 3)).ravel() for o in frame.objects])
     for token in range(144):
-        owner = targets.owner[token]
-        if owner >= 0:
-            truth = frame.objects[owner]
-            assert cells[owner, token] == cells[:, token].max() >= 0.18
-            assert targets.kind[token] == kind_index(truth.colour, truth.shape)
-            np.testing.assert_allclose(targets.box[token] * 336, truth.box, atol=1e-3)
+        object_index = labels.object_index[token]
+        if object_index >= 0:
+            truth = frame.objects[object_index]
+            assert cells[object_index, token] == cells[:, token].max() >= 0.18
+            assert labels.kind[token] == kind_index(truth.colour, truth.shape)
+            np.testing.assert_allclose(labels.box[token] * 336, truth.box, atol=1e-3)
         else:
-            assert targets.kind[token] in (BACKGROUND, IGNORE) and np.isnan(targets.box[token]).all()
+            assert labels.kind[token] in (BACKGROUND, IGNORE) and np.isnan(labels.box[token]).all()
     seen = {i for i, o in enumerate(frame.objects) if o.visibility > 0.6}
-    assert seen <= set(targets.owner.tolist())
+    assert seen <= set(labels.object_index.tolist())
 
 
 def test_matching_goes_from_left_to_right():

@@ -9,8 +9,8 @@ from transformers import Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
 from steer_ros.lab.scenes.visible_objects import visible_objects_of
-from steer_ros.lab.training import tokenizers as vocabulary
-from steer_ros.lab.training.attention_losses import SIGHT_HEADS, SIGHT_LAYERS, Taps
+from steer_ros.lab.training import tokenizers as tokenizers_module
+from steer_ros.lab.training.attention_losses import SIGHT_HEADS, SIGHT_LAYERS, AttentionTaps
 from steer_ros.lab.training.language import assemble, mrope_positions, r1_forward, vl_forward
 from steer_ros.lab.training.loop import TrainingRun
 from steer_ros.lab.training.token_dataset import Sample, grounding_sampler, instruction_sampler, thin_out
@@ -27,10 +27,10 @@ def vl(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    sentences = list(vocabulary.sentences(scenes=8))  # fewer than training's own: the words matter here, not the cuts
+    sentences = list(tokenizers_module.sentences(scenes=8))  # fewer than in training: only the words matter here
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "sentences", lambda: sentences)
-        return vocabulary.vl_tokenizer(), vocabulary.r1_tokenizer()
+        patch.setattr(tokenizers_module, "sentences", lambda: sentences)
+        return tokenizers_module.vl_tokenizer(), tokenizers_module.r1_tokenizer()
 
 
 def images(size=(112, 168), count=3):
@@ -144,7 +144,7 @@ def test_thinning_keeps_every_object():
 
 
 def decidedness(query, key, rows, valid, objects):
-    taps = Taps.__new__(Taps)
+    taps = AttentionTaps.__new__(AttentionTaps)
     taps.seen = [(query, key, 1.0)]
     return float(taps.decidedness(torch.tensor(rows), torch.tensor(valid), objects))
 
@@ -165,7 +165,7 @@ def test_an_even_look_is_undecided_and_one_at_a_single_object_is_not():
 
 
 def test_sight_is_what_the_named_object_gets_of_a_row():
-    taps = Taps.__new__(Taps)
+    taps = AttentionTaps.__new__(AttentionTaps)
     query, key = torch.zeros(1, 4, 6, 4), torch.zeros(1, 2, 6, 4)
     taps.seen = [(query, key, 1.0)] * (max(SIGHT_LAYERS) + 1)
     target = torch.zeros(1, 6, dtype=torch.bool)

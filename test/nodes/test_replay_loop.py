@@ -73,7 +73,7 @@ def test_steering_carries_what_to_look_for(runs, plan):
 
 def test_real_time(stage, plan, tmp_path):
     """At a camera's pace: frames may be dropped, and are counted; no action is mixed up or about another frame."""
-    clip = list(make_clip(23, 40, objects=3, twins=0.0))
+    clip = list(make_clip(23, 40, objects=3, duplicates=0.0))
     truth = write_bag(tmp_path / "bag", clip, storage="sqlite3", fps=10)
     stamps = list(truth.frames)
     wanted = truth.visible_objects(stamps[0])[0].name

@@ -221,11 +221,11 @@ def test_which_candidates_a_phrase_means(text, places, chosen):
 def test_the_phrases_of_the_lab_bench_mean_what_they_were_made_for():
     checked = 0
     for seed in range(40):
-        objects = visible_objects_of(render(make_scene(seed, twins=1.0)))
+        objects = visible_objects_of(render(make_scene(seed, duplicates=1.0)))
         for obj in objects:
             try:
                 phrase = parse_phrase(referring_phrase(obj, objects))
-            except ValueError:  # twins too close to tell apart
+            except ValueError:  # duplicates too close to each other
                 continue
             same = [other for other in objects if other.name == phrase.noun]
             boxes = [tuple(value * side for value, side in zip(other.box, SIZE * 2)) for other in same]

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...commands.arguments import output_folder, real_number
 from ...steering.laws import MAX_ALPHA
-from .plan import INSTRUCTION, Plan, judge, make_plan, share
+from .plan import INSTRUCTION, DemoPlan, judge, make_plan, share
 from .processes import Stage, StageError
 
 RUNS = ("unsteered", "steered")
@@ -117,7 +117,7 @@ def check_alike(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:
 HEADING = f"{'frame':>5}  {'look for':16} {'region':20} {'action':28} {'focus':>12} {'time':>8}"
 
 
-def line(plan: Plan, number: int, turn: dict[str, Any]) -> str:
+def line(plan: DemoPlan, number: int, turn: dict[str, Any]) -> str:
     """One turn in a row of the table."""
     look_for = plan.part_of(turn["stamp_ns"]).look_for
     names = [f"{label} #{key}" if key else label for label, key in zip(turn["region_labels"], turn["region_ids"])]

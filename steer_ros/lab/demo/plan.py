@@ -37,7 +37,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """The bag with its truth, and its parts in the order of their stamps."""
 
     bag: Path
@@ -49,18 +49,18 @@ class Plan:
         start = self.parts[0].stamps[0]
         strength = {"stamp_ns": start, "node": "reasoning", "parameter": "steering.alpha", "value": float(alpha)}
         said = {"stamp_ns": start, "node": "reasoning", "parameter": "instruction", "value": INSTRUCTION}
-        looks = [
+        look_for = [
             {"stamp_ns": part.stamps[0], "node": "perception", "parameter": "look_for", "value": part.look_for}
             for part in self.parts
         ]
-        return [strength, said, *looks]
+        return [strength, said, *look_for]
 
     def part_of(self, stamp: int) -> Part:
         """The part that a frame belongs to."""
         return next(part for part in self.parts if stamp in part.stamps)
 
 
-def make_plan(bag: Path, seed: int, *, frames: int = 48, scenes: int = 3, objects: int = 4) -> Plan:
+def make_plan(bag: Path, seed: int, *, frames: int = 48, scenes: int = 3, objects: int = 4) -> DemoPlan:
     """Write the bag and its truth, and say what to look for when.
 
     Args:
@@ -80,13 +80,13 @@ def make_plan(bag: Path, seed: int, *, frames: int = 48, scenes: int = 3, object
     if scenes < 1 or frames < scenes * objects:
         raise ValueError(f"frames={frames}, scenes={scenes}: each object of each scene needs a frame")
     lengths = [len(part) for part in np.array_split(np.arange(frames), scenes)]
-    clips = [list(make_clip(seed + i, n, objects=objects, twins=0.0)) for i, n in enumerate(lengths)]
+    clips = [list(make_clip(seed + i, n, objects=objects, duplicates=0.0)) for i, n in enumerate(lengths)]
     truth = write_bag(bag, (frame for clip in clips for frame in clip), force=True)
     stamps = iter(truth.frames)
     parts: list[Part] = []
     for number, clip in enumerate(clips):
         parts += _parts(number, clip, [next(stamps) for _ in clip], truth)
-    return Plan(bag, truth, tuple(parts))
+    return DemoPlan(bag, truth, tuple(parts))
 
 
 def _parts(number: int, clip: Sequence[RenderedScene], stamps: Sequence[int], truth: BagTruth) -> list[Part]:
@@ -108,7 +108,7 @@ def meant(look_for: str, objects: Sequence[VisibleObject]) -> list[VisibleObject
     for obj in objects:
         try:
             phrase = referring_phrase(obj, objects)
-        except ValueError:  # twins that no place word tells apart: only their common name means them
+        except ValueError:  # no place word tells it from its duplicates: only their common name means them
             continue
         if phrase == look_for:
             referred.append(obj)
@@ -121,7 +121,7 @@ def is_hit(action: str, look_for: str, objects: Sequence[VisibleObject]) -> bool
     return any(action == open_action(TASK, thing) for thing in things) if things else None
 
 
-def judge(plan: Plan, turns: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+def judge(plan: DemoPlan, turns: Sequence[Mapping[str, Any]]) -> list[bool | None]:
     """A verdict on each turn (``stamp_ns``, ``text``): hit, miss, or ``None`` where there is nothing to hit."""
     return [
         is_hit(turn["text"], plan.part_of(turn["stamp_ns"]).look_for, plan.truth.visible_objects(turn["stamp_ns"]))

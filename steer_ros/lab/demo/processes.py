@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan
+from .plan import DemoPlan
 
 CHECK_SECONDS = 0.5  # how often the processes are looked at while nothing is said
 STOP_SECONDS = 15.0
@@ -59,7 +59,7 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         stop(self._vta)
 
-    def run(self, plan: Plan, script: Sequence[Mapping[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    def run(self, plan: DemoPlan, script: Sequence[Mapping[str, Any]], name: str) -> Iterator[dict[str, Any]]:
         """Play the plan's bag in lockstep by the script; each frame's turn as it comes.
 
         Raises:

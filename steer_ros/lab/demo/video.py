@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..bag import read_bag
-from .plan import Plan, judge
+from .plan import DemoPlan, judge
 
 PAPER, INK, FAINT = (250, 250, 248), (28, 28, 30), (120, 120, 124)
 HIT, MISS = (22, 128, 68), (196, 48, 43)
@@ -103,7 +103,7 @@ def framed(picture: Image.Image) -> Image.Image:
     return made
 
 
-def write_contact_sheet(path: Path, plan: Plan, runs: Runs, columns: int = 6, side: int = 260) -> Path:
+def write_contact_sheet(path: Path, plan: DemoPlan, runs: Runs, columns: int = 6, side: int = 260) -> Path:
     """A PNG of evenly spaced parts, one column each: both runs at the same frame, one above the other."""
     images = dict(read_bag(plan.bag))
     chosen = [plan.parts[i] for i in np.unique(np.linspace(0, len(plan.parts) - 1, columns).round().astype(int))]
@@ -122,7 +122,7 @@ def write_contact_sheet(path: Path, plan: Plan, runs: Runs, columns: int = 6, si
     return path
 
 
-def film_frames(plan: Plan, runs: Runs, side: int = 420) -> Iterator[np.ndarray]:
+def film_frames(plan: DemoPlan, runs: Runs, side: int = 420) -> Iterator[np.ndarray]:
     """uint8 RGB ``[height, width, 3]``: both runs side by side, frame by frame."""
     verdicts = {name: judge(plan, turns) for name, turns in runs.items()}
     for index, (stamp, image) in enumerate(read_bag(plan.bag)):
@@ -135,7 +135,7 @@ def film_frames(plan: Plan, runs: Runs, side: int = 420) -> Iterator[np.ndarray]
         yield np.asarray(framed(beside([head, row], down=True)))
 
 
-def write_film(path: Path, plan: Plan, runs: Runs) -> Path:
+def write_film(path: Path, plan: DemoPlan, runs: Runs) -> Path:
     """The film as ``<path>.mp4``, or as ``<path>.gif`` where OpenCV can't write one; returns which.
 
     Raises:

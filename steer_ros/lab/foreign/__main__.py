@@ -51,17 +51,17 @@ def draw(seed: int, style: str, width: int, height: int) -> tuple[np.ndarray, tu
         ValueError: no such style, or a seed below 0.
     """
     rng = np.random.default_rng([seed, list(STYLES).index(style), 77])
-    objects = make_scene(seed, int(rng.integers(2, 6)), twins=0.0).objects
+    objects = make_scene(seed, int(rng.integers(2, 6)), duplicates=0.0).objects
     if style in STANDING:
         objects = back_to_front(objects)
     image, sprites = STYLES[style](Frame(rng, width, height, objects))
-    owner = np.full((height, width), -1, np.int16)
+    object_index = np.full((height, width), -1, np.int16)
     for index, sprite in enumerate(sprites):
-        to, of = clip(sprite.x0, sprite.y0, sprite.cover, owner)
-        owner[to][sprite.cover[of] >= 0.5] = index
+        to, of = clip(sprite.x0, sprite.y0, sprite.cover, object_index)
+        object_index[to][sprite.cover[of] >= 0.5] = index
     truths = []
     for index, (obj, sprite) in enumerate(zip(objects, sprites, strict=True)):
-        mask = owner == index
+        mask = object_index == index
         whole = max(1, int((sprite.cover >= 0.5).sum()))
         truths.append(Truth(obj.id, obj.colour, obj.shape, extent(mask), mask, float(mask.sum()) / whole))
     return np.uint8(np.clip(image * 255 + 0.5, 0, 255)), tuple(truths)

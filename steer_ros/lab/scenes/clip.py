@@ -22,7 +22,7 @@ def make_clip(
     objects: int | None = None,
     speed: float = 0.006,
     camera_motion: float = 1.0,
-    twins: float = 0.25,
+    duplicates: float = 0.25,
     width: int = SIDE,
     height: int = SIDE,
 ) -> Iterator[RenderedScene]:
@@ -38,7 +38,7 @@ def make_clip(
         objects: how many objects, 1-8; ``None`` draws 2-6.
         speed: largest speed of an object per frame, in units of the image's side.
         camera_motion: 0 holds the camera still, 1 is the usual sway.
-        twins: chance that the scene may hold two objects of the same colour and shape.
+        duplicates: chance that the scene may hold two objects of the same colour and shape.
         width, height: image size in pixels.
 
     Raises:
@@ -50,7 +50,7 @@ def make_clip(
         raise ValueError(f"speed={speed}: accepted are 0 to 0.1 of the image's side per frame")
     if not 0 <= camera_motion <= 3:
         raise ValueError(f"camera_motion={camera_motion}: accepted are 0 to 3")
-    scene = make_scene(seed, objects, twins=twins, speed=speed)
+    scene = make_scene(seed, objects, duplicates=duplicates, speed=speed)
     sway = _sway(seed, camera_motion, scene.camera)
     for index in range(frames):
         moved = replace(scene.moved(index), camera=sway(index))

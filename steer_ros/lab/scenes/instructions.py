@@ -57,7 +57,7 @@ def article(word: str) -> str:
 def open_thought(task: str, target: VisibleObject) -> str:
     """The thought before the answer to an open instruction about ``target``.
 
-    Where the answer says a place, the thought has read it off already: a place is learnt where the look rests on the
+    Where the answer says a place, the thought has read it off already: a place is learnt where attention is on the
     object anyway, and hardly at all where the object must be looked up again by its name.
     """
     place = f" at the {target.place}" if task in PLACED else ""

@@ -19,10 +19,10 @@ NOTHING = "none"
 
 
 def referring_phrase(target: VisibleObject, objects: Sequence[VisibleObject]) -> str:
-    """The shortest phrase that means ``target`` alone: ``red beaker``, or ``red beaker on the left`` among twins.
+    """The shortest phrase that means ``target`` alone: ``red beaker``, or ``red beaker on the left`` of two.
 
     Raises:
-        ValueError: twins that no place word tells apart.
+        ValueError: no place word tells it from its duplicates.
     """
     same = matching(objects, target.colour, target.shape)
     if len(same) == 1:
@@ -37,7 +37,7 @@ def referring_phrase(target: VisibleObject, objects: Sequence[VisibleObject]) ->
     ):
         if apart > 0.05:
             return f"{target.name} {'on' if word in ('left', 'right') else 'at'} the {word}"
-    raise ValueError(f"object {target.id!r} ({target.name}): no place word tells it from its twins")
+    raise ValueError(f"object {target.id!r} ({target.name}): no place word tells it from its duplicates")
 
 
 def grounding_query(rng: np.random.Generator, objects: Sequence[VisibleObject]) -> tuple[str, list[VisibleObject]]:

@@ -168,7 +168,7 @@ def render(scene: Scene, width: int = SIDE, height: int = SIDE, *, noise_seed: i
     if width < 28 or height < 28:
         raise ValueError(f"width={width}, height={height}: an image has at least 28x28 pixels")
     canvas = _background(scene, np.random.default_rng([scene.seed, 1]), width, height)
-    owner = np.full((height, width), -1, np.int16)
+    object_index = np.full((height, width), -1, np.int16)
     drawn = []
     for index, obj in enumerate(scene.objects):
         base = np.float32(_RGB[obj.colour]) + np.float32(obj.tone)
@@ -180,7 +180,7 @@ def render(scene: Scene, width: int = SIDE, height: int = SIDE, *, noise_seed: i
         silhouette = np.zeros((height, width), np.uint8)
         for points in (parts[0][0], parts[-1][0] if obj.shape == "flask" else parts[1][0]):
             cv2.fillPoly(silhouette, [fixed_points(points)], 1, cv2.LINE_8, SUBPIXEL)
-        owner[silhouette > 0] = index
+        object_index[silhouette > 0] = index
         drawn.append((obj, int(silhouette.sum()), silhouette_area(parts[0][0])))
     image = canvas * _light(scene, width, height)
     if scene.noise > 0:
@@ -188,7 +188,7 @@ def render(scene: Scene, width: int = SIDE, height: int = SIDE, *, noise_seed: i
         noise = rng.standard_normal((height, width, 3), dtype=np.float32)
         image = image + noise * scene.noise
     image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
-    truths = tuple(truth_of(obj, owner == i, inside, area) for i, (obj, inside, area) in enumerate(drawn))
+    truths = tuple(truth_of(obj, object_index == i, inside, area) for i, (obj, inside, area) in enumerate(drawn))
     return RenderedScene(image, truths, scene)
 
 

@@ -103,7 +103,7 @@ def make_scene(
     seed: int,
     objects: int | None = None,
     *,
-    twins: float = 0.25,
+    duplicates: float = 0.25,
     overlap: float = 0.3,
     size: tuple[float, float] = (0.085, 0.145),
     speed: float = 0.0,
@@ -113,7 +113,7 @@ def make_scene(
     Args:
         seed: everything about the scene follows from it.
         objects: how many, 1-8; ``None`` draws 2-6.
-        twins: chance that the scene may hold two objects of the same colour and shape.
+        duplicates: chance that the scene may hold two objects of the same colour and shape.
         overlap: the largest share of a box that another box may cover.
         size: range of object sizes, in units of the image's side.
         speed: largest speed of an object per frame, in units of the image's side.
@@ -125,10 +125,10 @@ def make_scene(
         raise ValueError(f"objects={objects}: a bench holds 1 to 8 objects")
     rng = np.random.default_rng(seed)
     count = int(rng.integers(2, 7)) if objects is None else objects
-    allow_twins = rng.random() < twins
+    allow_duplicates = rng.random() < duplicates
     placed: list[SceneObject] = []
     while len(placed) < count:
-        candidate = _draw_object(rng, len(placed), placed, allow_twins, size, speed)
+        candidate = _draw_object(rng, len(placed), placed, allow_duplicates, size, speed)
         for _ in range(40):
             if all(_overlap(candidate, other) <= overlap for other in placed):
                 break
@@ -157,17 +157,17 @@ def _draw_object(
     rng: np.random.Generator,
     index: int,
     placed: list[SceneObject],
-    allow_twins: bool,
+    allow_duplicates: bool,
     size: tuple[float, float],
     speed: float,
 ) -> SceneObject:
     taken = {o.name for o in placed}
     while True:
         colour, shape = str(rng.choice(COLOURS)), str(rng.choice(SHAPES))
-        if allow_twins and placed and rng.random() < 0.4:
-            twin = placed[int(rng.integers(len(placed)))]
-            colour, shape = twin.colour, twin.shape
-        if allow_twins or f"{colour} {shape}" not in taken:
+        if allow_duplicates and placed and rng.random() < 0.4:
+            duplicate = placed[int(rng.integers(len(placed)))]
+            colour, shape = duplicate.colour, duplicate.shape
+        if allow_duplicates or f"{colour} {shape}" not in taken:
             break
     half = float(rng.uniform(*size))
     x, y = rng.uniform(half + 0.01, 0.99 - half, 2)

@@ -54,17 +54,17 @@ def render_styled(scene: Scene, seed: int, width: int = SIDE, height: int = SIDE
     rng = np.random.default_rng([seed, 7])
     look = _draw_look(rng)
     canvas = _background(rng, width, height)
-    owner = np.full((height, width), -1, np.int16)
+    object_index = np.full((height, width), -1, np.int16)
     drawn = []
     for index, obj in enumerate(scene.objects):
         outline, parts = draw_outline(obj.shape, rng)
         placed = place_points(outline, obj, scene, width, height)
         _shadow(canvas, placed, look, obj.size * min(width, height))
         silhouette = _object(canvas, placed, parts, obj, scene, look, rng)
-        owner[silhouette > 0] = index
+        object_index[silhouette > 0] = index
         drawn.append((obj, int(silhouette.sum()), silhouette_area(placed)))
     image = _imaging(canvas, rng)
-    truths = tuple(truth_of(obj, owner == i, inside, area) for i, (obj, inside, area) in enumerate(drawn))
+    truths = tuple(truth_of(obj, object_index == i, inside, area) for i, (obj, inside, area) in enumerate(drawn))
     return RenderedScene(image, truths, scene)
 
 

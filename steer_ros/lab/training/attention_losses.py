@@ -1,13 +1,13 @@
-"""Where lab-r1 looks while it learns: two losses on its attention beside the next-token loss. Neither biases it.
+"""Two auxiliary losses on lab-r1's attention while it trains, beside the next-token loss. Neither biases it.
 
-*Undecided*: any object of the scene is a right answer to an open instruction, so nothing in next-token loss says how
-the model is to arrive at one, and it is free to fix its eyes on a favourite long before its first word. A model that
-has decided by then can't be asked what decided it. While the object is not named, each head's look at the objects (the
-share of its attention that each of them gets, among them) is drawn towards an even one.
+*Undecided*: any object of the scene is a right answer to an open instruction, so the next-token loss does not say how
+the model is to arrive at one, and the model is free to settle on a favourite long before its first word. A model that
+has decided by then can't be asked what decided it. Until the object is named, each head's attention over the objects
+(each object's share of what the objects get together) is pulled towards an even split.
 
-*Sight*: once an object is named, the words that say where it is are to be read off that object. On next-token loss
-alone no head ever learnt to look it up by its name (each object got its even share), and places were guessed. A few
-heads are drawn to the named object's tokens in the rows that a place word follows.
+*Sight*: once an object is named, the words that say where it is should be read from that object. With the next-token
+loss alone no head ever learnt to attend to an object by its name (each object got an even share), and places were
+guessed. In the rows that predict a place word, a few heads are pulled towards the named object's tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ..scenes.visible_objects import VisibleObject
 
 NAME = "lab_tapped"
-SIGHT_LAYERS, SIGHT_HEADS = (2, 3), 2  # which layers' first heads look the named object up
-OWNED = 0.4  # share of a token's cell from which it counts to an object's box
+SIGHT_LAYERS, SIGHT_HEADS = (2, 3), 2  # the layers whose first heads are to attend to the named object
+COVERED = 0.4  # share of a token's cell that a box must cover for the token to count as its object's
 
 
-def owners(objects: Sequence[VisibleObject], rows: int, cols: int) -> Tensor:
-    """bool ``[objects, rows * cols]``: the visual tokens that lie in each object's box, each in one box at most."""
+def object_tokens(objects: Sequence[VisibleObject], rows: int, cols: int) -> Tensor:
+    """bool ``[objects, rows * cols]``: the visual tokens in each object's box; no token counts for two objects."""
     y, x = torch.arange(rows)[:, None] / rows, torch.arange(cols)[None] / cols
     cover = []
     for obj in objects:
@@ -37,11 +37,11 @@ def owners(objects: Sequence[VisibleObject], rows: int, cols: int) -> Tensor:
         cover.append((w * h).flatten())
     stacked = torch.stack(cover)
     best = stacked.argmax(0)
-    return (torch.arange(len(cover))[:, None] == best) & (stacked >= OWNED)
+    return (torch.arange(len(cover))[:, None] == best) & (stacked >= COVERED)
 
 
-class Taps:
-    """Sees the queries and keys of every attention call of one model while it trains."""
+class AttentionTaps:
+    """Records the queries and keys of every attention call of one model while it trains."""
 
     def __init__(self, model) -> None:
         self.seen: list[tuple[Tensor, Tensor, float]] = []
@@ -53,7 +53,7 @@ class Taps:
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, is_causal=True)
 
     def forget(self) -> None:
-        """Drop what was seen: one forward pass is over."""
+        """Drop the records of one forward pass."""
         self.seen.clear()
 
     def sight(self, rows: Tensor, valid: Tensor, target: Tensor) -> Tensor:
@@ -70,13 +70,13 @@ class Taps:
             q = _rows_of(query[:, :SIGHT_HEADS], rows)
             k = key.float().repeat_interleave(heads // key.shape[1], 1)[:, :SIGHT_HEADS]
             scores = (q @ k.transpose(2, 3)) * scaling
-            look = scores.masked_fill(keys > rows[:, None, :, None], float("-inf")).softmax(-1)
-            share = (look * target[:, None, None]).sum(-1).clamp(min=1e-6)  # [B, H, R]
+            attention = scores.masked_fill(keys > rows[:, None, :, None], float("-inf")).softmax(-1)
+            share = (attention * target[:, None, None]).sum(-1).clamp(min=1e-6)  # [B, H, R]
             total = total - (share.log().mean(1) * valid).sum() / valid.sum().clamp(min=1)
         return total / len(SIGHT_LAYERS)
 
     def decidedness(self, rows: Tensor, valid: Tensor, objects: Tensor) -> Tensor:
-        """Mean divergence from an even look, in nats, over layers, heads and rows.
+        """Mean divergence from attention that is even over the objects, in nats, over layers, heads and rows.
 
         Args:
             rows: int64 ``[B, R]``, positions of the rows that count; ``valid`` bool ``[B, R]`` says which are real.
@@ -90,8 +90,8 @@ class Taps:
             q = _rows_of(query, rows)
             k = key.float().repeat_interleave(heads // key.shape[1], 1)  # [B, H, L, D]
             scores = (q @ k.transpose(2, 3)) * scaling
-            look = scores.masked_fill(~anywhere, float("-inf")).softmax(-1).nan_to_num(0.0)
-            share = look @ objects.float().transpose(1, 2)[:, None]  # [B, H, R, N]
+            attention = scores.masked_fill(~anywhere, float("-inf")).softmax(-1).nan_to_num(0.0)
+            share = attention @ objects.float().transpose(1, 2)[:, None]  # [B, H, R, N]
             share = share.clamp(min=1e-6)  # the slope at nothing is infinite
             divergence = (share * share.log()).sum(-1) + count.float().log()[:, None, None]
             total = total + (divergence.mean(1) * valid).sum() / valid.sum().clamp(min=1)

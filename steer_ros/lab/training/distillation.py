@@ -84,8 +84,8 @@ def read_heads(tokens: torch.Tensor, plain: Frames, *, steps: int = 600, batch: 
 
 def distillation(tokens: torch.Tensor, taught: torch.Tensor, mine: Frames, plain: Frames) -> torch.Tensor:
     """Squared distance to the teacher's tokens where both pictures show the same object, or the bench."""
-    same = (mine.owner == plain.owner) & (mine.kind >= 0) & (plain.kind >= 0)
-    weight = torch.where(mine.owner >= 0, OBJECT, 1.0) * same
+    same = (mine.object_index == plain.object_index) & (mine.kind >= 0) & (plain.kind >= 0)
+    weight = torch.where(mine.object_index >= 0, OBJECT, 1.0) * same
     distance = (tokens.float() - taught.float()).square().mean(-1)
     return (weight * distance).sum() / weight.sum()
 
@@ -105,7 +105,7 @@ def train_styles(
     Args:
         tower: lab-vl's, trained by the stage ``vision`` and read by the language models.
         scenes: each is drawn plain and in two styles; a third as many more come in other formats.
-        steps, minutes, checkpoint: as `train_loop.TrainingRun` has them.
+        steps, minutes, checkpoint: as `loop.TrainingRun` has them.
     """
     began = time.monotonic()
     teacher = copy.deepcopy(tower).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Pictures of many scenes with what each visual token should know, drawn by several processes."""
+"""Images of many scenes with their tokens' labels, drawn by several processes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 import torch
 
 from ..scenes.render import RenderedScene
-from .token_labels import token_targets
+from .token_labels import token_labels
 
 CHUNK = 4  # pictures that a process hands over at a time; many at once hold twice the memory
 
 
 @dataclass
 class Frames:
-    """Pictures of one size with their targets; see `targets.TokenTargets`.
+    """Images of one size with their tokens' labels; see `token_labels.TokenLabels`.
 
     Attributes:
         images: uint8 ``[n, height, width, 3]``.
-        kind, owner: int64 ``[n, tokens]``.
+        kind, object_index: int64 ``[n, tokens]``.
         box: float32 ``[n, tokens, 4]``.
     """
 
     images: torch.Tensor
     kind: torch.Tensor
     box: torch.Tensor
-    owner: torch.Tensor
+    object_index: torch.Tensor
 
     def __getitem__(self, index: torch.Tensor | slice) -> Frames:
         return Frames(*(tensor[index] for tensor in self.tensors))
@@ -42,13 +42,13 @@ class Frames:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All four, in the order of the fields."""
-        return self.images, self.kind, self.box, self.owner
+        return self.images, self.kind, self.box, self.object_index
 
 
 def arrays_of(frame: RenderedScene) -> tuple[np.ndarray, ...]:
     """One picture's share of `Frames`, in the order of its fields."""
-    targets = token_targets(frame)
-    return frame.image, targets.kind, targets.box, targets.owner
+    labels = token_labels(frame)
+    return frame.image, labels.kind, labels.box, labels.object_index
 
 
 def draw_frames(

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..scenes.render import SIDE
 from ..scenes.visible_objects import VisibleObject
-from .attention_losses import Taps
+from .attention_losses import AttentionTaps
 from .loop import TrainingRun, mixed_precision
 from .token_dataset import Sample, TokenSet, thin_out
 from .token_labels import CELL
@@ -109,7 +109,7 @@ def train_language(
         samples = [sampler(rng, data.objects[i]) for i in pick]
         kept = [thin_out(data.bare[i], rng) if rng.random() < thin else torch.ones_like(data.bare[i]) for i in pick]
         frames = [data.tokens[i][keep].float() for i, keep in zip(pick, kept)]
-        objects = [data.owned(i)[:, keep] for i, keep in zip(pick, kept)]
+        objects = [data.object_tokens(i)[:, keep] for i, keep in zip(pick, kept)]
         with mixed_precision():
             logits, labels, weights, further = forward(samples, frames, objects)
         every = F.cross_entropy(logits.float(), labels, reduction="none")
@@ -146,7 +146,7 @@ def r1_forward(
     ``places`` reads the place of the object under a token from that bridged token. It is thrown away: without it the
     bridge passes places on so faintly (3% of its tokens' variance) that the decoder does not learn to read them.
     """
-    taps = Taps(model)
+    taps = AttentionTaps(model)
 
     def forward(samples: list[Sample], frames: list[torch.Tensor], objects: list[torch.Tensor]) -> tuple:
         bridged = bridge(torch.cat(frames)).split([len(f) for f in frames])
@@ -165,11 +165,11 @@ def r1_forward(
 
 
 def _places_loss(places: nn.Module, bridged: tuple, objects: list[torch.Tensor], samples: list[Sample]):
-    """Cross-entropy of the place of the object under each token that an object owns."""
-    owned = [own.any(0) for own in objects]
-    tokens = torch.cat([tokens[some] for tokens, some in zip(bridged, owned)])
+    """Cross-entropy of the object's place, over the tokens that lie on an object."""
+    on_object = [own.any(0) for own in objects]
+    tokens = torch.cat([tokens[some] for tokens, some in zip(bridged, on_object)])
     true = torch.cat(
-        [torch.tensor(s.places)[own.int().argmax(0)[some]] for s, own, some in zip(samples, objects, owned)]
+        [torch.tensor(s.places)[own.int().argmax(0)[some]] for s, own, some in zip(samples, objects, on_object)]
     )
     return F.cross_entropy(places(tokens.float()), true)
 
@@ -177,23 +177,23 @@ def _places_loss(places: nn.Module, bridged: tuple, objects: list[torch.Tensor],
 def _saying_where(
     samples: list[Sample], starts: torch.Tensor, objects: list[torch.Tensor], length: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For ``Taps.sight``: the rows that a place word follows, and the keys of the object that it is about."""
+    """For ``AttentionTaps.sight``: the rows that a place word follows, and the keys of the object that it is about."""
     sizes = torch.tensor([s.place[1] - s.place[0] for s in samples])
     offsets = torch.arange(max(1, int(sizes.max())))
     first = starts + torch.tensor([s.place[0] for s in samples]) - 1
     rows = (first[:, None] + offsets).clamp(min=0, max=length - 1)
-    target = torch.zeros(len(samples), length, dtype=torch.bool)
+    keys = torch.zeros(len(samples), length, dtype=torch.bool)
     for i, (s, own) in enumerate(zip(samples, objects)):
         if s.named >= 0:
-            target[i, len(s.before) : len(s.before) + own.shape[1]] = own[s.named]
-    valid = (offsets < sizes[:, None]) & target.any(1)[:, None]  # an object may own no token
-    return rows, valid, target
+            keys[i, len(s.before) : len(s.before) + own.shape[1]] = own[s.named]
+    valid = (offsets < sizes[:, None]) & keys.any(1)[:, None]  # an object may have no token
+    return rows, valid, keys
 
 
 def _before_naming(
     samples: list[Sample], starts: torch.Tensor, objects: list[torch.Tensor], length: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For ``Taps.decidedness``: rows from the frame's end to the last one before the name, and the objects' keys."""
+    """For ``AttentionTaps.decidedness``: rows from the frame's end to the last before the name; objects' keys."""
     count = max(len(s.after) + s.undecided for s in samples)
     offsets = torch.arange(count)
     sizes = torch.tensor([len(s.after) + s.undecided for s in samples])

@@ -16,7 +16,7 @@ from ..scenes.referring_expressions import grounding_answer, grounding_query, gr
 from ..scenes.render import SIDE, render
 from ..scenes.scene import make_scene
 from ..scenes.visible_objects import PLACES, VisibleObject, visible_objects_of
-from .attention_losses import owners
+from .attention_losses import object_tokens
 from .loop import mixed_precision
 from .token_labels import BARE, CELL
 from .vision import to_patches, tower_forward
@@ -36,9 +36,9 @@ class TokenSet:
     bare: torch.Tensor
     objects: list[tuple[VisibleObject, ...]]
 
-    def owned(self, scene: int) -> torch.Tensor:
+    def object_tokens(self, scene: int) -> torch.Tensor:
         """bool ``[objects, tokens]``: the visual tokens of each of a scene's objects."""
-        return owners(self.objects[scene], SIDE // CELL, SIDE // CELL)
+        return object_tokens(self.objects[scene], SIDE // CELL, SIDE // CELL)
 
 
 def _make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[VisibleObject, ...]]:

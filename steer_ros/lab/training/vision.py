@@ -100,14 +100,14 @@ class TokenHeads(nn.Module):
         x = self.norm(tokens.float())
         b, t, _ = x.shape
         cols = self.col.out_features
-        owned = ~box[..., 0].isnan()
-        target = box[owned]
+        on_object = ~box[..., 0].isnan()
+        target = box[on_object]
         mille = (target * 1000).clamp(0, 999).long()  # [n, 4]
         pairs = torch.stack([mille // 100, mille // 10 % 10], -1)  # [n, 4, 2]
-        digits = self.digits(x[owned]).view(-1, 10)
+        digits = self.digits(x[on_object]).view(-1, 10)
         losses = {
             "kind": F.cross_entropy(self.kind(x).flatten(0, 1), kind.flatten(), weight=weight, ignore_index=-100),
-            "box": (self.box(x[owned]) - target).abs().mean(),
+            "box": (self.box(x[on_object]) - target).abs().mean(),
             "digits": F.cross_entropy(digits, pairs.flatten()),
         }
         if place:

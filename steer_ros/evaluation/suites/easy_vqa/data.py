@@ -29,7 +29,7 @@ CELLS = TILE // CELL
 TUNE_FROM = 3600  # training images from this number up are kept for choosing settings
 SPLITS = ("train", "tune", "test")
 GROUND = 40  # how far a pixel differs from the ground, in grey levels of any channel, to belong to the shape
-OWNED, BARE = 0.12, 0.005  # share of a cell from which the shape owns it / below which it shows only ground
+COVERED, BARE = 0.12, 0.005  # share of a cell from which it belongs to the shape / below which it shows only ground
 
 _NOUN = rf"({'|'.join(('shape', *SHAPES))})"
 _COLOUR = rf"({'|'.join(COLOURS)})"
@@ -103,9 +103,9 @@ class Tile:
         return 1 + COLOURS.index(self.colour) * len(SHAPES) + SHAPES.index(self.shape)
 
     @property
-    def owned(self) -> np.ndarray:
+    def object_cells(self) -> np.ndarray:
         """bool ``[16]``: the cells that show the shape; the best one always does."""
-        return (self.cover >= OWNED) | (self.cover == self.cover.max())
+        return (self.cover >= COVERED) | (self.cover == self.cover.max())
 
     def has(self, word: str) -> bool:
         """Whether the colour or shape of that name is there."""
@@ -182,9 +182,9 @@ class Mosaic:
         return np.vstack(rows)
 
     @property
-    def owned(self) -> np.ndarray:
+    def object_cells(self) -> np.ndarray:
         """bool ``[tiles, cells]``: which of the mosaic's cells show each tile's shape."""
-        return self._spread([tile.owned for tile in self.tiles]).astype(bool)
+        return self._spread([tile.object_cells for tile in self.tiles]).astype(bool)
 
     @property
     def cover(self) -> np.ndarray:

@@ -46,7 +46,7 @@ def token_kinds(tiles: Sequence[Tile]) -> torch.Tensor:
     kinds = np.full((len(tiles), CELLS * CELLS), -100)
     for row, tile in zip(kinds, tiles):
         row[tile.cover < BARE] = 0
-        row[tile.owned] = tile.kind
+        row[tile.object_cells] = tile.kind
     return torch.from_numpy(kinds)
 
 
@@ -71,9 +71,9 @@ class MosaicSet:
     bare: list[torch.Tensor] = field(default_factory=list)
     objects: list[tuple[Tile, ...]] = field(default_factory=list)
 
-    def owned(self, index: int) -> torch.Tensor:
+    def object_tokens(self, index: int) -> torch.Tensor:
         """bool ``[tiles, cells]``: the tokens that show each tile's shape."""
-        return torch.from_numpy(Mosaic(self.objects[index]).owned)
+        return torch.from_numpy(Mosaic(self.objects[index]).object_cells)
 
 
 @torch.inference_mode()
