@@ -16,14 +16,14 @@ import torch
 from ..commands.arguments import output_file
 from ..models.loading import ModelLoadError
 from ..steering import LAW_NAMES, UnsteerableModelError, make_law
-from .harness.eval_config import Options
+from .harness.eval_config import EvalConfig
 from .harness.intervals import Row
-from .harness.optional_packages import ExtraError, need_at_import
+from .harness.optional_packages import MissingPackageError, restart_with_optional
 from .harness.steering_setup import FIELDS, UNSTEERED, override
 from .report import write_report
 
-# suite -> its module: run(options: Options) -> {key: {"value", "n", "low", "high"}}, KEYS: {key: what it says}, and
-# perhaps needs(options) -> modules for `need_at_import`
+# suite -> its module: run(options: EvalConfig) -> {key: {"value", "n", "low", "high"}}, KEYS: {key: what it says}, and
+# perhaps optional_modules(options) -> modules for `restart_with_optional`
 SUITES = {
     "redirect": "steer_ros.evaluation.suites.redirect",
     "refer": "steer_ros.evaluation.suites.refer",
@@ -35,7 +35,7 @@ SUITES = {
     "compare": "steer_ros.evaluation.suites.compare",
 }
 OWN_DATA = ("vqa", "public", "text")  # suites that a folder of foreign scenes says nothing to
-ERRORS = (ValueError, OSError, ExtraError, ModelLoadError, UnsteerableModelError)
+ERRORS = (ValueError, OSError, MissingPackageError, ModelLoadError, UnsteerableModelError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,17 +93,17 @@ def main(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def prepare(names: Sequence[str], options: Options) -> None:
-    """Have what these suites need at import, before any of them does its work: the process may begin anew."""
+def prepare(names: Sequence[str], options: EvalConfig) -> None:
+    """Install the optional modules of these suites before any of them starts: the process may be restarted."""
     for name in names:
-        needs = getattr(importlib.import_module(SUITES[name]), "needs", None)
-        if needs is not None:
-            with suppress(ExtraError):  # the suite will say so itself, and others can do without
-                need_at_import(needs(options), options.progress)
+        modules = getattr(importlib.import_module(SUITES[name]), "optional_modules", None)
+        if modules is not None:
+            with suppress(MissingPackageError):  # the suite will say so itself, and others can do without
+                restart_with_optional(modules(options), options.progress)
 
 
-def options_of(args: argparse.Namespace) -> Options:
-    """The arguments as a suite's options, checked. ValueError names the argument."""
+def options_of(args: argparse.Namespace) -> EvalConfig:
+    """The arguments as an `EvalConfig`, checked. ValueError names the argument."""
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit: {args.limit}; accepted is at least 1")
     if args.seed is not None and args.seed < 0:
@@ -122,7 +122,7 @@ def options_of(args: argparse.Namespace) -> Options:
     except ValueError as error:
         option = str(error).partition(":")[0]
         raise ValueError(f"{'--' if option in FIELDS else ''}{error}") from error
-    return Options(
+    return EvalConfig(
         limit=args.limit,
         seed=args.seed,
         data=args.data,
@@ -144,7 +144,7 @@ def check_overrides(overrides: Mapping[str, object]) -> None:
     override(UNSTEERED, overrides)
 
 
-def run_suite(name: str, options: Options) -> dict[str, Row]:
+def run_suite(name: str, options: EvalConfig) -> dict[str, Row]:
     """One suite's rows. Torch's threads are as they were afterwards."""
     module = importlib.import_module(SUITES[name])
     threads, started = torch.get_num_threads(), time.perf_counter()

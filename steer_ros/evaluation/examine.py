@@ -23,6 +23,7 @@ from ..regions.boxes import iou
 from ..regions.mask import Mask, box_weights
 from ..steering import Law, UnsteerableModelError, make_law
 from ..steering.laws import LAW_NAMES
+from .harness.intervals import wilson
 
 # Training scenes begin at 900,000; those from 100,000 and 200,000 up were looked at while choosing what to train.
 HELD_OUT_SEED = 300_000
@@ -39,40 +40,31 @@ def names_only_what_is_there(text: str, objects: tuple[VisibleObject, ...]) -> b
     return bool(named) and all(matching(objects, colour, shape) for colour, shape in named)
 
 
-def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share (Wilson, 1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    p, d = hits / n, 1 + z * z / n
-    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float((middle - half) / d), float((middle + half) / d)
-
-
-def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng, tally: dict) -> None:
+def examine_grounding(perceiver: Perceiver, frame: RenderedScene, features, rng, judged: dict) -> None:
     """One named object of the frame: is it found, and how well does the box fit?"""
     objects = visible_objects_of(frame)
     target = objects[int(rng.integers(len(objects)))]
     found = perceiver.ground(target.name, features)
     same = [o for o in frame.objects if o.name == target.name and o.box is not None]
-    tally["grounding_found"].append(bool(found))
+    judged["grounding_found"].append(bool(found))
     if not found:
-        tally["grounding_pointing"].append(False)
-        tally["grounding_iou"].append(0.0)
+        judged["grounding_pointing"].append(False)
+        judged["grounding_iou"].append(0.0)
         return
     x, y = ((found[0].box[i] + found[0].box[i + 2]) / 2 for i in (0, 1))
     row, col = min(int(y), frame.image.shape[0] - 1), min(int(x), frame.image.shape[1] - 1)
-    tally["grounding_pointing"].append(any(bool(o.mask[row, col]) for o in same))
-    tally["grounding_iou"].append(max(iou(found[0].box, o.box) for o in same))
-    tally["grounding_no_false_box"].append(all(any(iou(g.box, o.box) > 0.1 for o in same) for g in found))
+    judged["grounding_pointing"].append(any(bool(o.mask[row, col]) for o in same))
+    judged["grounding_iou"].append(max(iou(found[0].box, o.box) for o in same))
+    judged["grounding_no_false_box"].append(all(any(iou(g.box, o.box) > 0.1 for o in same) for g in found))
     absent = next(
         (f"{o.colour} {g.shape}" for o in objects for g in objects if not matching(objects, o.colour, g.shape)),
         None,
     )
     if absent:
-        tally["grounding_absent_refused"].append(not perceiver.ground(absent, features))
+        judged["grounding_absent_refused"].append(not perceiver.ground(absent, features))
 
 
-def examine_steering(reasoner: Reasoner, frame: RenderedScene, features, rng, law: Law, tally: dict) -> None:
+def examine_steering(reasoner: Reasoner, frame: RenderedScene, features, rng, law: Law, judged: dict) -> None:
     """One object of the frame, its true box as the region, and an instruction that leaves the object open."""
     objects = visible_objects_of(frame)
     target = objects[int(rng.integers(len(objects)))]
@@ -89,7 +81,7 @@ def examine_steering(reasoner: Reasoner, frame: RenderedScene, features, rng, la
     )
     for name, steering in (("follows_unsteered", None), ("follows_steered", mask)):
         turn = reasoner.generate(OPEN["pick"][0], features, steering, law=law, measure_focus=False)
-        tally[name].append(turn.action.strip() == open_action("pick", target))
+        judged[name].append(turn.action.strip() == open_action("pick", target))
 
 
 def examine(
@@ -109,26 +101,26 @@ def examine(
     Returns:
         ``{measure: {"value", "n", "low", "high"}}``; shares as 0-1 with 95% intervals.
     """
-    tally: dict[str, list] = defaultdict(list)
+    judged: dict[str, list] = defaultdict(list)
     rng = np.random.default_rng(seed)
     for index in range(scenes):
         frame = render(make_scene(seed + index), *frame_size)
         objects = visible_objects_of(frame)
         features = perceiver.encode(frame.image)
-        examine_grounding(perceiver, frame, features, rng, tally)
+        examine_grounding(perceiver, frame, features, rng, judged)
         dialogue = open_dialogue(rng, objects)
         turn = reasoner.generate(prompt=dialogue.prompt, visual_context=features)
         named = object_in_action(dialogue.task, turn.action, objects)
-        tally["open_in_scene"].append(named is not None)
-        tally["open_names_one"].append(names_only_what_is_there(f"{turn.thought} {turn.action}", objects))
-        tally[f"open_in_scene_{dialogue.task}"].append(named is not None)
+        judged["open_in_scene"].append(named is not None)
+        judged["open_names_one"].append(names_only_what_is_there(f"{turn.thought} {turn.action}", objects))
+        judged[f"open_in_scene_{dialogue.task}"].append(named is not None)
         question = exists_dialogue(rng, objects)
         turn = reasoner.generate(prompt=question.prompt, visual_context=features)
-        tally["yes_no"].append(turn.action.strip() == question.action)
-        tally["yes_share"].append(turn.action.strip() == "Yes.")
-        examine_steering(reasoner, frame, features, rng, law or make_law("conserving", 2.0), tally)
+        judged["yes_no"].append(turn.action.strip() == question.action)
+        judged["yes_share"].append(turn.action.strip() == "Yes.")
+        examine_steering(reasoner, frame, features, rng, law or make_law("conserving", 2.0), judged)
     result = {}
-    for name, values in sorted(tally.items()):
+    for name, values in sorted(judged.items()):
         n, mean = len(values), float(np.mean(values))
         if name == "grounding_iou":
             spread = 1.96 * float(np.std(values)) / np.sqrt(n)

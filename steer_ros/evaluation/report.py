@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .harness.intervals import Row
-from .harness.optional_packages import ExtraError, need
+from .harness.optional_packages import MissingPackageError, import_optional
 from .harness.steering_setup import STEPS
 from .suites.baselines import DESCRIPTIONS
 
@@ -115,8 +115,8 @@ def not_leading(methods: Mapping[str, Mapping[str, Row]], measures: Mapping[str,
 def draw(suite: str, rows: Mapping[str, Row], folder: Path, stem: str) -> list[Path]:
     """The suite's plots as PNG; [] where matplotlib can't be had."""
     try:
-        need("matplotlib")
-    except ExtraError:
+        import_optional("matplotlib")
+    except MissingPackageError:
         return []
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""`steer-ros evaluate steering`: arguments refused in one line, JSON, reports, and extras that install themselves."""
+"""`steer-ros evaluate steering`: arguments refused in one line, JSON, reports, and optional packages."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from evaluation_helpers import World
 
 from steer_ros import cli
 from steer_ros.evaluation import command
-from steer_ros.evaluation.harness import optional_packages as extras
-from steer_ros.evaluation.harness.eval_config import Options
+from steer_ros.evaluation.harness import optional_packages
+from steer_ros.evaluation.harness.eval_config import EvalConfig
 from steer_ros.evaluation.harness.intervals import share
 from steer_ros.evaluation.harness.steering_setup import Setting, override
 from steer_ros.evaluation.suites import harm, redirect
@@ -33,7 +33,7 @@ def suites(monkeypatch):
         return dict(ROWS)
 
     def broken(options):
-        raise extras.ExtraError("easy_vqa is missing\nand can't be had")
+        raise optional_packages.MissingPackageError("easy_vqa is missing\nand can't be had")
 
     for name, function in (("good", run), ("bad", broken)):
         module = ModuleType(f"paper_{name}", doc=f"Suite `{name}`: does it work?\n\nMore.")
@@ -117,7 +117,7 @@ def test_wrong_arguments_are_named_in_one_line(suites, arguments, says, capsys):
 
 
 def test_a_suite_without_use_for_data_refuses_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(command, "need_at_import", lambda modules, say: None)
+    monkeypatch.setattr(command, "restart_with_optional", lambda modules, say: None)
     monkeypatch.setattr(command, "run_suite", lambda name, options: pytest.fail("it would leave the folder out"))
     assert cli.main(["evaluate", "steering", "--suite", "text", "--data", str(tmp_path)]) == 2
     err = capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_models_that_are_not_there(capsys):
 def test_a_broken_data_folder(tmp_path, capsys, monkeypatch):
     (tmp_path / "truth.json").write_text("[]")
     world = World()
-    monkeypatch.setattr(Options, "_load", lambda self, kind, name: world)
+    monkeypatch.setattr(EvalConfig, "_load", lambda self, kind, name: world)
     assert cli.main(["evaluate", "steering", "--suite", "redirect", "--data", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert str(tmp_path / "truth.json") in err and err.count("\n") == 1
@@ -146,8 +146,8 @@ def test_every_suite_of_this_file_s_explains_its_keys():
 
 
 def test_an_extra_that_is_there_is_not_installed(monkeypatch):
-    monkeypatch.setattr(extras, "_install", lambda packages: pytest.fail("no need"))
-    assert extras.need("json") is json
+    monkeypatch.setattr(optional_packages, "_install", lambda packages: pytest.fail("no need"))
+    assert optional_packages.import_optional("json") is json
 
 
 def test_a_missing_extra_is_installed_and_said(monkeypatch):
@@ -159,7 +159,7 @@ def test_a_missing_extra_is_installed_and_said(monkeypatch):
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    module = extras.need("paper_extra", "paper-extra>=1", say=said.append)
+    module = optional_packages.import_optional("paper_extra", "paper-extra>=1", say=said.append)
     assert module.__name__ == "paper_extra" and said == ["paper_extra is missing: installing paper-extra>=1"]
     arguments, pins = ran[0]
     assert arguments[:4] == [sys.executable, "-m", "pip", "install"] and arguments[-1] == "paper-extra>=1"
@@ -174,19 +174,19 @@ def test_what_transformers_looks_for_at_import_is_installed_and_the_process_begi
         monkeypatch.setitem(sys.modules, packages[0], ModuleType(packages[0]))
         return ""
 
-    monkeypatch.setattr(extras, "_install", install)
+    monkeypatch.setattr(optional_packages, "_install", install)
     monkeypatch.setattr(os, "execv", lambda program, arguments: begun.append((program, arguments)))
     monkeypatch.setattr(sys, "orig_argv", ["python3", "-m", "steer_ros.cli", "evaluate"])
-    extras.need_at_import(["json"], lambda _: None)
+    optional_packages.restart_with_optional(["json"], lambda _: None)
     assert not installed and not begun
-    extras.need_at_import(["json", "paper_late"], lambda _: None)
+    optional_packages.restart_with_optional(["json", "paper_late"], lambda _: None)
     assert installed == ["paper_late"]
     assert begun == [(sys.executable, [sys.executable, "-m", "steer_ros.cli", "evaluate"])]
 
 
 def test_a_suite_that_needs_packages_asks_before_its_work(monkeypatch):
     order = []
-    monkeypatch.setattr(command, "need_at_import", lambda modules, say: order.append(tuple(modules)))
+    monkeypatch.setattr(command, "restart_with_optional", lambda modules, say: order.append(tuple(modules)))
     monkeypatch.setattr(command, "run_suite", lambda name, options: order.append(name) or {})
     assert cli.main(["evaluate", "steering", "--suite", "text"]) == 0
     assert order == [("gguf", "accelerate"), "text"]
@@ -200,11 +200,11 @@ def test_a_suite_that_needs_packages_asks_before_its_work(monkeypatch):
 
 def test_a_package_that_cannot_be_had_stops_its_suite_alone(monkeypatch, capsys):
     def refuse(*_):
-        raise extras.ExtraError("accelerate is missing")
+        raise optional_packages.MissingPackageError("accelerate is missing")
 
     ran = []
     monkeypatch.setattr(command, "SUITES", {name: command.SUITES[name] for name in ("harm", "text")})
-    monkeypatch.setattr(command, "need_at_import", refuse)
+    monkeypatch.setattr(command, "restart_with_optional", refuse)
     monkeypatch.setattr(
         command, "run_suite", lambda name, options: refuse() if name == "text" else ran.append(name) or {}
     )
@@ -222,6 +222,8 @@ def test_an_extra_that_cannot_be_had(monkeypatch, result):
         return result
 
     monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(extras.ExtraError, match="paper_nothing is missing and could not be installed") as error:
-        extras.need("paper_nothing", say=lambda _: None)
+    with pytest.raises(
+        optional_packages.MissingPackageError, match="paper_nothing is missing and could not be installed"
+    ) as error:
+        optional_packages.import_optional("paper_nothing", say=lambda _: None)
     assert "pip install paper_nothing" in str(error.value) and "\n" not in str(error.value)

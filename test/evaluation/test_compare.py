@@ -8,9 +8,9 @@ from evaluation_helpers import World, count_scenes
 
 from steer_ros.evaluation import report
 from steer_ros.evaluation.harness.cases import cases
-from steer_ros.evaluation.harness.eval_config import Options, silent
+from steer_ros.evaluation.harness.eval_config import EvalConfig, silent
 from steer_ros.evaluation.harness.intervals import share
-from steer_ros.evaluation.harness.results import Tally, gather
+from steer_ros.evaluation.harness.results import Results, run_parallel
 from steer_ros.evaluation.harness.steering_setup import Setting, law_of
 from steer_ros.evaluation.suites import compare
 from steer_ros.evaluation.suites.baselines import DESCRIPTIONS, PEN, blanked, crop, drawn, methods
@@ -72,7 +72,7 @@ def test_frames_of_a_method_s_own(box):
 
 
 def test_the_strength_is_what_did_best_on_the_tuning_scenes():
-    tuning = Tally()
+    tuning = Results()
     for method in methods(World(), OURS):
         for number, strength in enumerate(method.strengths):
             for scene in range(4):
@@ -95,7 +95,7 @@ def test_what_is_kept_covers_what_is_compared():
     world = World()
     world.tuned = Tuned(law_of("conserving", 2.0), Gate(pairs=((0, 1), (2, 3))))
     kept = json.loads(compare.KEPT.read_text())
-    assert kept["models"] == compare.pair(Options())  # weights that change want strengths chosen anew
+    assert kept["models"] == compare.pair(EvalConfig())  # weights that change want strengths chosen anew
     compare.choose(methods(world, OURS), kept["tried"])
     assert set(kept["tried"]) == {method.name for method in methods(world, OURS) if method.strengths}
 
@@ -139,11 +139,13 @@ def test_the_table_says_where_ours_does_not_lead():
 
 
 def test_two_processes_give_what_one_gives():
-    alone = gather(Options(limit=9, progress=silent, parallel=False), count_scenes, 9)
-    both = Tally()
+    alone = run_parallel(EvalConfig(limit=9, progress=silent, parallel=False), count_scenes, 9)
+    both = Results()
     for index in (1, 0):
-        both.merge(count_scenes(Options(limit=9), index, 2))
+        both.merge(count_scenes(EvalConfig(limit=9), index, 2))
     assert both.scenes("scene") == alone.scenes("scene") and both.share("scene") == alone.share("scene")
     ours = Setting("ours", law_of("conserving", 1.0), strength=StrengthNet())  # goes along to the other process
-    spawned = gather(Options(limit=9, progress=silent, setting=ours), count_scenes, 9)  # where there are two cores
+    spawned = run_parallel(
+        EvalConfig(limit=9, progress=silent, setting=ours), count_scenes, 9
+    )  # where there are two cores
     assert spawned.values("scene") == alone.values("scene")

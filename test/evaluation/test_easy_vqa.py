@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from steer_ros.evaluation.suites.easy_vqa import data as vqa_data
+from steer_ros.evaluation.suites.easy_vqa import data as easy_vqa_data
 from steer_ros.evaluation.suites.easy_vqa import suite as vqa
 from steer_ros.evaluation.suites.easy_vqa.data import (
     COLOURS,
@@ -151,8 +151,8 @@ def stored(tmp_path, monkeypatch):
         get_train_image_paths=lambda: paths,
         get_test_image_paths=lambda: paths,
     )
-    monkeypatch.setattr(vqa_data, "need", lambda module, *packages: fake)
-    monkeypatch.setattr(vqa_data, "TUNE_FROM", 16)
+    monkeypatch.setattr(easy_vqa_data, "import_optional", lambda module, *packages: fake)
+    monkeypatch.setattr(easy_vqa_data, "TUNE_FROM", 16)
     return tmp_path
 
 
@@ -233,7 +233,7 @@ class Eyes:
 
 def test_answers_are_judged(tiles):
     eyes = Eyes(tiles)
-    asked = vqa.draw_asked(tiles, 60, seed=3)
+    asked = vqa.draw_tile_questions(tiles, 60, seed=3)
     assert len({(one.tile.id, one.question.text) for one in asked}) == 60
     rows = vqa.measure(vqa.Judge(eyes, eyes, vqa.SETTING), tiles, asked, seed=3)
     assert set(rows) == set(vqa.KEYS)
@@ -270,7 +270,7 @@ def test_the_shipped_models_follow_the_region():
     pytest.importorskip("easy_vqa")
     perceiver, reasoner = Perceiver.from_pretrained(vqa.PERCEPTION), Reasoner.from_pretrained(vqa.REASONING)
     tiles = load_tiles("tune", 60)
-    asked = vqa.draw_asked(tiles, 12, seed=0)
+    asked = vqa.draw_tile_questions(tiles, 12, seed=0)
     rows = vqa.measure(vqa.Judge(perceiver, reasoner, vqa.SETTING), tiles, asked, seed=0)
     assert rows["single"]["value"] >= 0.8 and rows["mosaic3"]["value"] >= 0.75
     assert rows["mosaic3_malformed"]["value"] <= 0.1

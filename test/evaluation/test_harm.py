@@ -5,7 +5,7 @@ import pytest
 from evaluation_helpers import World
 
 from steer_ros.evaluation.harness.cases import cases
-from steer_ros.evaluation.harness.results import Tally
+from steer_ros.evaluation.harness.results import Results
 from steer_ros.evaluation.harness.steering_setup import UNSTEERED, Setting, law_of
 from steer_ros.evaluation.suites import harm
 from steer_ros.lab.scenes.visible_objects import VisibleObject
@@ -73,8 +73,8 @@ def test_regions_at_the_edge_of_sense():
 
 
 def test_what_is_not_steered_has_no_extremes():
-    tally = Tally()
+    results = Results()
     world = World("follow")
     world.learn_seeds(harm.SEED, 3)
-    harm.harm(world, next(cases(world, harm.SEED, 1, names=2)), UNSTEERED, tally)
-    assert "extreme_malformed" not in tally and "off_region_steered" in tally
+    harm.harm(world, next(cases(world, harm.SEED, 1, names=2)), UNSTEERED, results)
+    assert "extreme_malformed" not in results and "off_region_steered" in results

@@ -9,13 +9,13 @@ import pytest
 import tiny_models
 
 from steer_ros.evaluation.harness.cases import Case, cases
-from steer_ros.evaluation.harness.eval_config import Options
-from steer_ros.evaluation.harness.results import Tally
+from steer_ros.evaluation.harness.eval_config import EvalConfig
+from steer_ros.evaluation.harness.results import Results
 from steer_ros.evaluation.harness.steering_setup import UNSTEERED, Setting
 from steer_ros.evaluation.harness.turns import ask
 from steer_ros.evaluation.suites.pope import suite as pope
 from steer_ros.evaluation.suites.pope.batched_answers import Answerer
-from steer_ros.evaluation.suites.pope.regions import Found, Grounder, TrueBoxes, regions
+from steer_ros.evaluation.suites.pope.regions import BatchGrounder, Found, TrueBoxes, regions
 from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.regions.boxes import iou
 from steer_ros.steering import make_law
@@ -30,7 +30,7 @@ def quiet(_: str) -> None:
 
 @pytest.fixture(scope="module")
 def options():
-    return Options(limit=2, seed=SEED, progress=quiet, parallel=False)
+    return EvalConfig(limit=2, seed=SEED, progress=quiet, parallel=False)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,14 @@ def test_regions_from_truth_follow_the_same_rule():
 def test_boxes_in_a_batch_are_those_one_by_one(options, case):
     perceiver = options.perceiver()
     phrases = [*(o.name for o in case.objects), "purple vial", "red object", "beaker"]
-    found = Grounder(perceiver).ground(dict.fromkeys(phrases), case.features)
+    found = BatchGrounder(perceiver).ground(dict.fromkeys(phrases), case.features)
     assert any(found.values())
     for phrase in found:
         assert found[phrase] == [item.box for item in perceiver.ground(phrase, case.features)], phrase
 
 
 def test_nothing_to_ground_is_no_work(options, case):
-    assert Grounder(options.perceiver()).ground([], case.features) == {}
+    assert BatchGrounder(options.perceiver()).ground([], case.features) == {}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_batch_answers_as_the_reasoner_does(options, case, setting):
     answerer = Answerer(options.reasoner())
     prompts = [f"Is there a {name}?" for name in (*(o.name for o in case.objects), "purple vial", "cyan cube", "vial")]
     weights = case.weights(case.objects[0])
-    answers = answerer.answer(answerer.look(case.features), prompts, setting, weights)
+    answers = answerer.answer(answerer.prefill(case.features), prompts, setting, weights)
     alone = [ask(options.reasoner(), case.features, p, setting, weights).action for p in prompts]
     assert answers == alone
     assert set(answers) <= {"Yes.", "No."}
@@ -173,7 +173,7 @@ def test_a_batch_answers_as_the_reasoner_does(options, case, setting):
 def test_a_schedule_is_followed(options, case):
     reasoner, prompts = options.reasoner(), [f"Is there a {o.name}?" for o in case.objects]
     answerer, weights = Answerer(reasoner), case.weights(case.objects[0])
-    scene = answerer.look(case.features)
+    scene = answerer.prefill(case.features)
     off = Setting("off", make_law("conserving", 8.0), schedule="prompt=0;think=0;act=0")
     assert answerer.answer(scene, prompts, off, weights) == answerer.answer(scene, prompts, UNSTEERED, None)
 
@@ -182,13 +182,13 @@ def test_a_reasoner_that_does_not_see_frames_is_refused():
     perceiver = tiny_models.perceiver()
     answerer = Answerer(tiny_models.reasoner(bridged=False))
     with pytest.raises(ValueError, match="token bridge"):
-        answerer.look(perceiver.encode(tiny_models.frame()))
+        answerer.prefill(perceiver.encode(tiny_models.frame()))
 
 
 class Scripted:
     """Says yes to everything; steered to a region whose first box begins at 0, no."""
 
-    def look(self, features):
+    def prefill(self, features):
         return None
 
     def answer(self, scene, prompts, setting, weights):
@@ -197,26 +197,26 @@ class Scripted:
 
 def test_judging(case, monkeypatch):
     questions = [
-        pope.Question("red beaker", True, pope.SPLITS),
-        pope.Question("blue beaker", False, ("adversarial",)),
-        pope.Question("green dish", False, ("random",)),
+        pope.ExistenceQuestion("red beaker", True, pope.SPLITS),
+        pope.ExistenceQuestion("blue beaker", False, ("adversarial",)),
+        pope.ExistenceQuestion("green dish", False, ("random",)),
     ]
     monkeypatch.setattr(pope, "elsewhere", lambda case, box: (300, 300, 330, 330))
-    tally = Tally()
+    results = Results()
     grounder = Fixed(red_beaker=[(200, 200, 250, 250)], blue_object=[(0, 0, 60, 60)])
     truth = Fixed(red_beaker=[(0, 0, 60, 60)], beaker=[(0, 0, 60, 60)], green_dish=[(0, 0, 60, 60)])
     monkeypatch.setattr(pope, "TrueBoxes", lambda case: truth)
-    pope.judge(grounder, Scripted(), case, questions, STEERED, tally)
-    assert tally.values("adversarial_right") == [1, 1]
-    assert tally.values("adversarial_right_unsteered") == [1, 0]
-    assert tally.values("adversarial_right_random_region") == [1, 0]
-    assert tally.values("adversarial_right_true_region") == [0, 1]
-    assert tally.values("random_right_true_region") == [0, 0]  # not asked outside the adversarial split
-    assert tally.values("adversarial_right_perception") == [1, 1]
-    assert tally.values("random_right") == [1, 0]  # no region: the unsteered answer
-    assert tally.values("region_found") == [1, 1, 0]
-    assert tally.values("adversarial_yes") == tally.values("adversarial_there") == [1, 0]
-    assert tally.values("adversarial_yes_unsteered") == [1, 1]
+    pope.judge(grounder, Scripted(), case, questions, STEERED, results)
+    assert results.values("adversarial_right") == [1, 1]
+    assert results.values("adversarial_right_unsteered") == [1, 0]
+    assert results.values("adversarial_right_random_region") == [1, 0]
+    assert results.values("adversarial_right_true_region") == [0, 1]
+    assert results.values("random_right_true_region") == [0, 0]  # not asked outside the adversarial split
+    assert results.values("adversarial_right_perception") == [1, 1]
+    assert results.values("random_right") == [1, 0]  # no region: the unsteered answer
+    assert results.values("region_found") == [1, 1, 0]
+    assert results.values("adversarial_yes") == results.values("adversarial_there") == [1, 0]
+    assert results.values("adversarial_yes_unsteered") == [1, 1]
 
 
 def test_run_gives_its_keys_and_takes_no_region_from_truth(options, monkeypatch):

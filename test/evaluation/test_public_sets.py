@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from steer_ros.evaluation.harness.eval_config import Options
+from steer_ros.evaluation.harness.eval_config import EvalConfig
 from steer_ros.evaluation.suites.public_sets import suite as public
 from steer_ros.evaluation.suites.public_sets.loaders import Benchmark, BenchmarkError, Item
 from steer_ros.regions.grid import PatchGrid
@@ -125,9 +125,9 @@ def test_the_suite_takes_a_folder(image, tmp_path, monkeypatch):
     line = '{"question_id": 1, "image": "frame.png", "text": "Is there a board in the image?", "label": "yes"}\n'
     (tmp_path / "coco_pope_popular.json").write_text(2 * line)
     said = []
-    options = Options(data=tmp_path, progress=said.append)
-    monkeypatch.setattr(Options, "perceiver", lambda self, default: Models())
-    monkeypatch.setattr(Options, "reasoner", lambda self, default: Models())
+    options = EvalConfig(data=tmp_path, progress=said.append)
+    monkeypatch.setattr(EvalConfig, "perceiver", lambda self, default: Models())
+    monkeypatch.setattr(EvalConfig, "reasoner", lambda self, default: Models())
     assert public.run(options)["accuracy"] == {**public.run(options)["accuracy"], "value": 1.0, "n": 2}
     assert "2 pope questions" in said[0]
     with pytest.raises(BenchmarkError, match="no gqa files"):

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from evaluation_helpers import World
 
-from steer_ros.evaluation.harness.answer_grammar import KINDS, acted, another, first_mention, malformed, repeats, whole
+from steer_ros.evaluation.harness.answer_grammar import (
+    KINDS,
+    action_matches,
+    another,
+    exact_match,
+    first_mention,
+    malformed,
+    repeats,
+)
 from steer_ros.evaluation.harness.cases import cases
 from steer_ros.evaluation.harness.steering_setup import (
     STEPS,
@@ -40,8 +48,8 @@ def turn(thought, action, **more):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_right_answer_of_each_kind_is_whole_and_well_formed(kind):
     answer = turn(open_thought(kind, RED), open_action(kind, RED))
-    assert whole(kind, answer, RED) and not whole(kind, answer, BLUE)
-    assert acted(kind, answer, RED) and not malformed(kind, answer) and not repeats(answer)
+    assert exact_match(kind, answer, RED) and not exact_match(kind, answer, BLUE)
+    assert action_matches(kind, answer, RED) and not malformed(kind, answer) and not repeats(answer)
     assert first_mention(answer) == "red cube"
 
 
@@ -60,7 +68,7 @@ def test_the_right_answer_of_each_kind_is_whole_and_well_formed(kind):
 )
 def test_whole_and_malformed(thought, action, is_whole, is_malformed):
     answer = turn(thought, action)
-    assert whole("pick", answer, RED) is is_whole
+    assert exact_match("pick", answer, RED) is is_whole
     assert malformed("pick", answer) is is_malformed
 
 

@@ -10,18 +10,18 @@ import tiny_models
 import torch
 import transformers
 
-from steer_ros.evaluation.harness.eval_config import Options
+from steer_ros.evaluation.harness.eval_config import EvalConfig
 from steer_ros.evaluation.harness.steering_setup import Setting, override
 from steer_ros.evaluation.suites.text import model as text_model
 from steer_ros.evaluation.suites.text import suite as text
 from steer_ros.evaluation.suites.text.model import TextModel
-from steer_ros.evaluation.suites.text.prompts import JUDGED, TUNING, Fact, Prompt, draw_prompts, mentions
+from steer_ros.evaluation.suites.text.prompts import JUDGED, TUNING, Prompt, PromptFact, draw_prompts, mentions
 from steer_ros.models.loading import stop_ids
 from steer_ros.reasoning import Reasoner
 from steer_ros.steering import Schedule, make_law
 from steer_ros.steering.config import Tuned, TunedError, save_tuned
 
-FACTS = (Fact("A hammer lies there.", ("hammer",)), Fact("Anna is the lawyer.", ("Anna", "lawyer")))
+FACTS = (PromptFact("A hammer lies there.", ("hammer",)), PromptFact("Anna is the lawyer.", ("Anna", "lawyer")))
 LAW = make_law("conserving", 4.0)
 
 
@@ -42,7 +42,7 @@ def same_shape(model, count):
     values = [f"{letter * 3}" for letter in "abcdefgh"]
     prompts = []
     for i in range(count):
-        facts = tuple(Fact(f"It is {values[i + j]}.", (values[i + j],)) for j in range(3))
+        facts = tuple(PromptFact(f"It is {values[i + j]}.", (values[i + j],)) for j in range(3))
         prompts.append(Prompt("letters", facts, "What is it?", "It is"))
     return prompts, [model.lay_out(prompt) for prompt in prompts]
 
@@ -154,7 +154,7 @@ def test_smollm2_takes_a_device_by_name(monkeypatch, tmp_path):
     made = Reasoner.from_pretrained(str(tiny_models.r1_folder()))
     made.close()
     monkeypatch.setattr(text_model, "smollm2_folder", lambda say: tmp_path)
-    monkeypatch.setattr(text_model, "NEEDS", ())
+    monkeypatch.setattr(text_model, "OPTIONAL_MODULES", ())
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: made.tokenizer)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: made.model)
     assert text_model.load_smollm2(device="auto").model is made.model
@@ -259,7 +259,7 @@ def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch,
     monkeypatch.setattr(text, "FREE", 4)
     monkeypatch.setattr(text, "BEGUN", 2)
     overrides = {"law": "additive", "alpha": 3.0, "gate": "layers=1-2"}
-    rows = text.run(Options(limit=2, overrides=overrides, progress=quiet))
+    rows = text.run(EvalConfig(limit=2, overrides=overrides, progress=quiet))
     assert {"steered", "unsteered", "steered_free", "unsteered_free", "wrong_span"} <= set(rows) <= set(text.KEYS)
     assert all(set(row) == {"value", "n", "low", "high"} for row in rows.values())
     assert {law for target, law, _ in asked if target is not None} == {make_law("additive", 3.0)}
@@ -271,11 +271,11 @@ def test_two_processes_ask_all_prompts_and_each_once(model, monkeypatch, tmp_pat
     smollm2(monkeypatch, model, tmp_path)
     monkeypatch.setattr(text, "FREE", 3)
     monkeypatch.setattr(text, "BEGUN", 2)
-    options = Options(limit=5, progress=quiet)
+    options = EvalConfig(limit=5, progress=quiet)
     whole, halves = text.part(options, 0, 1), text.part(options, 0, 2)
     halves.merge(text.part(options, 1, 2))
     for key in ("steered", "unsteered", "wrong_span", "alone", "steered_free", "unsteered_free_only"):
-        asked = [sorted(zip(tally.scenes(key), tally.values(key), strict=True)) for tally in (halves, whole)]
+        asked = [sorted(zip(results.scenes(key), results.values(key), strict=True)) for results in (halves, whole)]
         assert asked[0] == asked[1] and asked[0]
 
 
@@ -347,6 +347,6 @@ def test_the_unsteered_setting_steers_nothing(model):
 )
 def test_smollm2_uses_the_fact_that_it_is_steered_to(monkeypatch):
     monkeypatch.setattr(text, "judge_free", lambda *arguments: None)
-    rows = text.run(Options(limit=4, progress=quiet))
+    rows = text.run(EvalConfig(limit=4, progress=quiet))
     assert rows["steered"]["value"] >= 0.9
     assert rows["unsteered"]["value"] <= 0.5

@@ -11,14 +11,13 @@ import pytest
 from steer_ros.cli import main
 from steer_ros.evaluation.harness.cases import Case, cases
 from steer_ros.evaluation.harness.steering_setup import Setting
-from steer_ros.evaluation.tuning import alpha as tune_alpha
-from steer_ros.evaluation.tuning import gain_network as tune_strength
-from steer_ros.evaluation.tuning import heads as tune_heads
+from steer_ros.evaluation.tuning import alpha as alpha_module
+from steer_ros.evaluation.tuning import gain_network
+from steer_ros.evaluation.tuning import heads as heads_module
 from steer_ros.models import resolve
 from steer_ros.perception import Perceiver
 from steer_ros.reasoning import Reasoner
-from steer_ros.steering import Gate, make_law
-from steer_ros.steering import session as run
+from steer_ros.steering import Gate, make_law, session
 from steer_ros.steering.config import Tuned, fingerprint, load_tuned, save_tuned
 from steer_ros.steering.schedule import Schedule
 
@@ -35,7 +34,7 @@ def pair(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_controls(monkeypatch):
     """The controls on one other frame."""
-    monkeypatch.setattr(tune_heads, "CONTROLS", 1)
+    monkeypatch.setattr(heads_module, "CONTROLS", 1)
 
 
 def options(module, *given):
@@ -48,7 +47,7 @@ def options(module, *given):
 
 def test_heads_are_found_and_become_the_default(pair):
     perceiver, reasoner, folder = pair
-    rows = tune_heads.tune(perceiver, reasoner, folder, options(tune_heads, "--scenes", "1"))
+    rows = heads_module.tune(perceiver, reasoner, folder, options(heads_module, "--scenes", "1"))
     tuned = load_tuned(folder)
     assert tuned.gate.pairs and tuned.heads == tuned.gate and "heads" in tuned.found
     assert rows["chosen"] > rows["random"] and rows["chosen"] > 0.3 * rows["all"]
@@ -60,8 +59,8 @@ def test_what_goes_elsewhere_begins_with_the_models_own(pair, tmp_path):
     kept = (folder / "steering.json").read_bytes()
     save_tuned(folder, Tuned(make_law("conserving", 5.0)))
     try:
-        given = options(tune_heads, "--scenes", "1", "--out", str(tmp_path / "new"))
-        tune_heads.tune(perceiver, reasoner, folder, given)
+        given = options(heads_module, "--scenes", "1", "--out", str(tmp_path / "new"))
+        heads_module.tune(perceiver, reasoner, folder, given)
     finally:
         (folder / "steering.json").write_bytes(kept)
     assert load_tuned(tmp_path / "new", weights=folder).law == make_law("conserving", 5.0)
@@ -72,13 +71,13 @@ def test_photos_will_do(pair, tmp_path):
     for index in range(2):
         shade = np.full((90, 120, 3), 60 + index, np.uint8)
         cv2.imwrite(str(tmp_path / f"{index}.png"), shade)
-    images = list(tune_heads.frames(perceiver, tmp_path, 5))
+    images = list(heads_module.frames(perceiver, tmp_path, 5))
     assert [image.shape for image in images] == [(90, 120, 3)] * 2
     (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"0\.png: can't be decoded"):
-        list(tune_heads.frames(perceiver, tmp_path, 5))
+        list(heads_module.frames(perceiver, tmp_path, 5))
     with pytest.raises(ValueError, match="--photos"):
-        list(tune_heads.frames(perceiver, tmp_path / "none", 5))
+        list(heads_module.frames(perceiver, tmp_path / "none", 5))
 
 
 class Told:
@@ -98,7 +97,7 @@ class Told:
 
 def test_what_the_search_draws_is_a_setting():
     heads = Gate(pairs=((0, 1),))
-    drawn = tune_alpha.suggest(
+    drawn = alpha_module.suggest(
         Told(
             law="conserving",
             alpha=6.0,
@@ -116,11 +115,11 @@ def test_what_the_search_draws_is_a_setting():
         heads,
         "prompt=0;sure=0.9;plausible=0.1;contrast=0.5",
     )
-    drawn = tune_alpha.suggest(
+    drawn = alpha_module.suggest(
         Told(law="share", share=0.8, prompt=1.0, plausible=None, contrast=None, schedule="think"), None
     )
     assert (drawn.law, drawn.gate, str(drawn.schedule)) == (make_law("share", mark=0.8), None, "act=0")
-    drawn = tune_alpha.suggest(
+    drawn = alpha_module.suggest(
         Told(law="target", target=0.3, prompt=1.0, plausible=None, contrast=None, schedule="half_life", half_life=4.0),
         None,
     )
@@ -129,17 +128,17 @@ def test_what_the_search_draws_is_a_setting():
 
 def test_quality_is_the_share_of_whole_answers(pair):
     perceiver, reasoner, _ = pair
-    asked = list(cases(perceiver, tune_alpha.SEED, 2, names=2))
-    right = tune_alpha.share_right(reasoner, asked, Setting("x", make_law("conserving", 4.0), guard=False))
+    asked = list(cases(perceiver, alpha_module.SEED, 2, names=2))
+    right = alpha_module.share_right(reasoner, asked, Setting("x", make_law("conserving", 4.0), guard=False))
     assert right in (0.0, 0.25, 0.5, 0.75, 1.0) and right >= 0.5
 
 
 def test_a_network_learns_on_a_frozen_model(pair):
     perceiver, reasoner, _ = pair
     before = {name: value.clone() for name, value in reasoner.model.state_dict().items()}
-    seen = list(cases(perceiver, tune_strength.SEED, 1, names=2))
-    net = tune_strength.train(reasoner, seen, 2, 0)
-    fresh = tune_strength.StrengthNet()
+    seen = list(cases(perceiver, gain_network.SEED, 1, names=2))
+    net = gain_network.train(reasoner, seen, 2, 0)
+    fresh = gain_network.StrengthNet()
     assert any((a != b).any() for a, b in zip(net.state_dict().values(), fresh.state_dict().values()))
     assert all((before[name] == value).all() for name, value in reasoner.model.state_dict().items())
     plain = reasoner.generate("Pick up one object.", seen[0].features, measure_focus=False)
@@ -153,11 +152,11 @@ def test_a_network_learns_on_a_frozen_model(pair):
 
 def test_lessons_are_where_the_model_is(pair):
     perceiver, _, folder = pair
-    (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
+    (case,) = cases(perceiver, gain_network.SEED, 1, names=2)
     far = Reasoner.from_pretrained(str(folder))
     for part in (far.model, far.bridge):
         part.to("meta")  # in a GPU's place
-    lesson = next(tune_strength.lessons_of(far, case))
+    lesson = next(gain_network.lessons_of(far, case))
     parts = {name: getattr(lesson, name).device.type for name in ("embeds", "answer", "weights")}
     assert parts == dict.fromkeys(parts, "meta")
 
@@ -165,22 +164,20 @@ def test_lessons_are_where_the_model_is(pair):
 def test_the_fixed_strength_is_chosen_on_the_scenes_that_taught(pair, tmp_path, monkeypatch):
     perceiver, reasoner, folder = pair
     judged = []
+    monkeypatch.setattr(gain_network, "cases", lambda perceiver, seed, count, names: [Case(seed, *[None] * 3)] * count)
+    monkeypatch.setattr(gain_network, "train", lambda *_: gain_network.StrengthNet())
     monkeypatch.setattr(
-        tune_strength, "cases", lambda perceiver, seed, count, names: [Case(seed, *[None] * 3)] * count
-    )
-    monkeypatch.setattr(tune_strength, "train", lambda *_: tune_strength.StrengthNet())
-    monkeypatch.setattr(
-        tune_strength, "share_right", lambda reasoner, asked, setting: judged.append([c.key for c in asked]) or 0.5
+        gain_network, "share_right", lambda reasoner, asked, setting: judged.append([c.key for c in asked]) or 0.5
     )
     monkeypatch.setattr(
-        tune_strength, "hits_right", lambda reasoner, asked, setting: judged.append([c.key for c in asked]) or [1, 0]
+        gain_network, "hits_right", lambda reasoner, asked, setting: judged.append([c.key for c in asked]) or [1, 0]
     )
-    args = options(tune_strength, "--scenes", "3", "--judged", "1")
+    args = options(gain_network, "--scenes", "3", "--judged", "1")
     args.out = tmp_path
-    rows = tune_strength.tune(perceiver, reasoner, folder, args)
-    seen, others = [tune_strength.SEED] * 3, [tune_strength.JUDGED_SEED]
-    assert judged == [seen] * len(tune_strength.CURVE) + [others] * 3
-    assert rows["fixed_alpha"] == tune_strength.CURVE[len(tune_strength.CURVE) // 2]  # the middle of equals
+    rows = gain_network.tune(perceiver, reasoner, folder, args)
+    seen, others = [gain_network.SEED] * 3, [gain_network.JUDGED_SEED]
+    assert judged == [seen] * len(gain_network.CURVE) + [others] * 3
+    assert rows["fixed_alpha"] == gain_network.CURVE[len(gain_network.CURVE) // 2]  # the middle of equals
 
 
 @pytest.mark.parametrize(("right", "kept"), [(30, True), (22, False)])
@@ -188,15 +185,15 @@ def test_a_network_is_kept_only_if_chance_is_ruled_out(pair, tmp_path, monkeypat
     """Of 40 answers the fixed strength has 20 right, as has the model's own, another law's."""
     perceiver, reasoner, folder = pair
     hits = {True: [i < right for i in range(40)], False: [i < 20 for i in range(40)]}
-    monkeypatch.setattr(tune_strength, "train", lambda *_: tune_strength.StrengthNet())
-    monkeypatch.setattr(tune_strength, "share_right", lambda *_: 0.5)
+    monkeypatch.setattr(gain_network, "train", lambda *_: gain_network.StrengthNet())
+    monkeypatch.setattr(gain_network, "share_right", lambda *_: 0.5)
     monkeypatch.setattr(
-        tune_strength, "hits_right", lambda reasoner, asked, setting: hits[setting.strength is not None]
+        gain_network, "hits_right", lambda reasoner, asked, setting: hits[setting.strength is not None]
     )
     save_tuned(tmp_path, Tuned(make_law("share", 0.0, 0.95)), weights=folder)
-    args = options(tune_strength, "--scenes", "1", "--judged", "20")
+    args = options(gain_network, "--scenes", "1", "--judged", "20")
     args.out = tmp_path
-    tune_strength.tune(perceiver, reasoner, folder, args)
+    gain_network.tune(perceiver, reasoner, folder, args)
     tuned = load_tuned(tmp_path, weights=folder)
     assert (tuned.strength is not None) is kept
     assert tuned.law == (make_law("conserving", 1.0) if kept else make_law("share", 0.0, 0.95))
@@ -205,15 +202,15 @@ def test_a_network_is_kept_only_if_chance_is_ruled_out(pair, tmp_path, monkeypat
 
 def test_a_network_learns_under_the_gate_and_schedule_that_it_will_have(pair):
     perceiver, reasoner, _ = pair
-    (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
-    lesson = next(tune_strength.lessons_of(reasoner, case))
+    (case,) = cases(perceiver, gain_network.SEED, 1, names=2)
+    lesson = next(gain_network.lessons_of(reasoner, case))
     rows, context = lesson.embeds.shape[1], lesson.embeds.shape[1] - len(lesson.answer) + 1
     thought = lesson.answer.tolist().index(reasoner.layout.think_end)
-    plain = tune_strength.runs_of(reasoner, lesson, Gate(), Schedule())
+    plain = gain_network.runs_of(reasoner, lesson, Gate(), Schedule())
     assert plain == [(0, rows, 1.0)]
-    parts = tune_strength.runs_of(reasoner, lesson, Gate(), Schedule(prompt=0.0, act=0.5))
+    parts = gain_network.runs_of(reasoner, lesson, Gate(), Schedule(prompt=0.0, act=0.5))
     assert parts == [(0, context, 0.0), (context, context + thought, 1.0), (context + thought, rows, 0.5)]
-    act = tune_strength.runs_of(reasoner, lesson, Gate.parse("phases=act"), Schedule())
+    act = gain_network.runs_of(reasoner, lesson, Gate.parse("phases=act"), Schedule())
     assert act == [(0, context + thought, 0.0), (context + thought, rows, 1.0)]
 
 
@@ -222,13 +219,13 @@ def test_a_network_learns_under_the_gate_and_schedule_that_it_will_have(pair):
 )
 def test_a_networks_features_are_the_contexts_last_row_whatever_the_schedule(pair, schedule, monkeypatch):
     perceiver, reasoner, _ = pair
-    (case,) = cases(perceiver, tune_strength.SEED, 1, names=2)
-    seen, features = [], run.head_features
-    monkeypatch.setattr(run, "head_features", lambda q, k, *rest: seen.append(k.shape[2]) or features(q, k, *rest))
+    (case,) = cases(perceiver, gain_network.SEED, 1, names=2)
+    seen, features = [], session.head_features
+    monkeypatch.setattr(session, "head_features", lambda q, k, *rest: seen.append(k.shape[2]) or features(q, k, *rest))
     weights = case.weights(case.objects[0])
     turn = reasoner.generate(
         "Pick up one object.", case.features, weights, law="conserving", alpha=1, gate="all", schedule=schedule,
-        adaptive=tune_strength.StrengthNet().eval(), guard=False,
+        adaptive=gain_network.StrengthNet().eval(), guard=False,
     )  # fmt: skip
     # A prompt that is steered before its last row is run plain has its strengths one row earlier.
     early = schedule in ("sure=0.9", "plausible=0.02")
@@ -238,7 +235,7 @@ def test_a_networks_features_are_the_contexts_last_row_whatever_the_schedule(pai
 def test_what_goes_elsewhere_takes_its_network_along(pair, tmp_path):
     _, _, folder = pair
     saved = tmp_path / "with"
-    save_tuned(saved, Tuned(make_law("conserving", 1.0), strength=tune_strength.StrengthNet().eval()), weights=folder)
+    save_tuned(saved, Tuned(make_law("conserving", 1.0), strength=gain_network.StrengthNet().eval()), weights=folder)
     tuned = load_tuned(saved, weights=folder)
     save_tuned(tmp_path / "copy", tuned, weights=folder)
     again = load_tuned(tmp_path / "copy", weights=folder).strength
@@ -247,10 +244,10 @@ def test_what_goes_elsewhere_takes_its_network_along(pair, tmp_path):
 
 def test_a_gate_that_was_searched_is_not_replaced_by_heads(pair, tmp_path):
     perceiver, reasoner, folder = pair
-    args = options(tune_heads, "--scenes", "1")
+    args = options(heads_module, "--scenes", "1")
     args.out = tmp_path
     save_tuned(tmp_path, Tuned(make_law("conserving", 6.0), found={"alpha": "said"}), weights=folder)
-    rows = tune_heads.tune(perceiver, reasoner, folder, args)
+    rows = heads_module.tune(perceiver, reasoner, folder, args)
     tuned = load_tuned(tmp_path, weights=folder)
     assert tuned.gate == Gate() and tuned.heads.pairs and f"{rows['random']:.2f}" in tuned.found["heads"]
 
@@ -260,7 +257,7 @@ def test_a_folder_that_takes_no_file_is_told_before_the_work(pair, tmp_path, mon
     other = tmp_path / "lab-r1"
     shutil.copytree(folder, other, ignore=shutil.ignore_patterns("steering.json"))
     (other / "steering.json").mkdir()
-    monkeypatch.setattr(tune_heads, "tune", lambda *_: pytest.fail("the work would be lost"))
+    monkeypatch.setattr(heads_module, "tune", lambda *_: pytest.fail("the work would be lost"))
     assert main(["tune", "heads", "--reasoning", str(other)]) == 2
     error = capsys.readouterr().err
     assert "steering.json" in error and "--out" in error and error.count("\n") == 1

@@ -11,10 +11,10 @@ import torch
 
 from steer_ros.cli import main
 from steer_ros.evaluation.harness.batch_decoder import pick
-from steer_ros.evaluation.harness.eval_config import Options
+from steer_ros.evaluation.harness.eval_config import EvalConfig
 from steer_ros.evaluation.suites.text import suite as text
 from steer_ros.evaluation.suites.text.prompts import TUNING, draw_prompts
-from steer_ros.evaluation.tuning import text_gains as tune_text
+from steer_ros.evaluation.tuning import text_gains
 from steer_ros.models.tokenization import encode_plain
 from steer_ros.steering import SteeringField
 from steer_ros.steering.config import load_tuned
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return text.model_of(Options(reasoning=str(folder)))[0]
+    return text.model_of(EvalConfig(reasoning=str(folder)))[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,15 @@ def test_the_loss_is_that_of_the_steering_itself(model, lesson):
     alpha = start(model) * torch.linspace(0.5, 1.5, model.attachment.num_heads)
     alpha = alpha.to(torch.float8_e4m3fn).float()  # what a field keeps
     targets = [index % len(batch.prompts[0].facts) for index in range(len(batch.prompts))]
-    seen, real = [], tune_text.chosen_by
+    seen, real = [], text_gains.chosen_by
 
     def chosen_by(steered, plain, schedule):
         seen.append((steered.detach(), plain))
         return real(steered, plain, schedule)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune_text, "chosen_by", chosen_by)
-        tune_text.loss_of(model, batch, reading, targets, alpha)
+        patch.setattr(text_gains, "chosen_by", chosen_by)
+        text_gains.loss_of(model, batch, reading, targets, alpha)
     steered, plain = (logits.view(len(targets), -1, logits.shape[-1]) for logits in seen[0])
     model.attachment.phase = "act"
     for row, target in enumerate(targets):
@@ -66,17 +66,17 @@ def test_the_loss_is_that_of_the_steering_itself(model, lesson):
         with torch.no_grad():
             wanted = model.logits(pick(reading.cache, [row]), ids, len(word))
             torch.testing.assert_close(plain[row : row + 1, : len(word)], wanted, rtol=1e-3, atol=1e-3)
-            with model.attachment.steer(field, tune_text.setting_of(alpha).law):
+            with model.attachment.steer(field, text_gains.setting_of(alpha).law):
                 wanted = model.logits(pick(reading.cache, [row]), ids, len(word))
         torch.testing.assert_close(steered[row : row + 1, : len(word)], wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_strengths_learn_and_the_model_does_not(model):
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    learnt = tune_text.learn(model, TUNING[:2], 3, 3, 0)
+    learnt = text_gains.learn(model, TUNING[:2], 3, 3, 0)
     assert learnt.shape == start(model).shape and (learnt >= 0).all()
     assert (learnt != 4.0).any() and torch.equal(learnt, learnt.to(torch.float8_e4m3fn).float())
-    assert torch.equal(learnt, tune_text.learn(model, TUNING[:2], 3, 3, 0))
+    assert torch.equal(learnt, text_gains.learn(model, TUNING[:2], 3, 3, 0))
     assert all(torch.equal(before[name], value) for name, value in model.model.state_dict().items())
 
 
@@ -84,16 +84,16 @@ def test_strengths_learn_and_the_model_does_not(model):
 def test_what_is_learnt_is_kept_only_if_it_is_better(folder, tmp_path, monkeypatch, capsys, better):
     taught = []
 
-    def judge(model, kinds, prompts, setting, tally):
+    def judge(model, kinds, prompts, setting, results):
         assert not {kind.name for kind in kinds} & taught[-1]  # judged on what did not teach
-        tally.add("steered", (setting.gain is not None) == better, 0)
+        results.add("steered", (setting.gain is not None) == better, 0)
 
     def learn(model, kinds, *given):
         taught.append({kind.name for kind in kinds})
         return start(model)
 
-    monkeypatch.setattr(tune_text, "judge", judge)
-    monkeypatch.setattr(tune_text, "learn", learn)
+    monkeypatch.setattr(text_gains, "judge", judge)
+    monkeypatch.setattr(text_gains, "learn", learn)
     out, rows = tmp_path / "out", tmp_path / "rows.json"
     assert main(["tune", "text", "--reasoning", str(folder), "--out", str(out), "--json", str(rows)]) == 0
     said = capsys.readouterr().out

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from steer_ros.evaluation.harness.eval_config import Options, silent
-from steer_ros.evaluation.harness.results import Tally
+from steer_ros.evaluation.harness.eval_config import EvalConfig, silent
+from steer_ros.evaluation.harness.results import Results
 from steer_ros.lab.scenes.instructions import OPEN, exists_answer, open_action, open_thought
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
@@ -25,10 +25,10 @@ KIND = {prompt: kind for kind, prompts in OPEN.items() for prompt in prompts}
 
 def count_scenes(options, index, of):
     """A part that two processes can be given."""
-    tally = Tally()
+    results = Results()
     for scene in range(index, options.size(8), of):
-        tally.add("scene", scene % 3 == 0, scene)
-    return tally
+        results.add("scene", scene % 3 == 0, scene)
+    return results
 
 
 class World:
@@ -58,9 +58,9 @@ class World:
             frame = render(make_scene(seed))
             self.learn(frame.image, visible_objects_of(frame))
 
-    def options(self, **given: object) -> Options:
+    def options(self, **given: object) -> EvalConfig:
         """Options that find this world in place of the built-in pair."""
-        options = Options(progress=silent, parallel=False, **given)
+        options = EvalConfig(progress=silent, parallel=False, **given)
         options._models[("Perceiver", "builtin:lab-vl")] = self
         options._models[("Reasoner", "builtin:lab-r1")] = self
         return options

@@ -1,4 +1,4 @@
-"""What an answer of the lab's grammar says: which objects it names, whether it is whole, whether it is malformed."""
+"""What an answer of the lab's grammar says: the objects it names, whether it is an exact match, or malformed."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def first_mention(turn: Turn) -> str:
     return next(iter(mentions(f"{turn.thought} {turn.action}")), "")
 
 
-def whole(kind: str, turn: Turn, target: VisibleObject) -> bool:
-    """Whether the whole answer to an open instruction is about the target: the action word for word the right one,
-    and no other object named in the thought, which names the target."""
+def exact_match(kind: str, turn: Turn, target: VisibleObject) -> bool:
+    """Whether an answer to an open instruction is right from first word to last: the action is word for word the one
+    about the target, and the thought names the target and no other object."""
     named = mentions(turn.thought)
-    return acted(kind, turn, target) and bool(named) and set(named) == {target.name}
+    return action_matches(kind, turn, target) and bool(named) and set(named) == {target.name}
 
 
-def acted(kind: str, turn: Turn, target: VisibleObject) -> bool:
-    """Whether the action alone is, word for word, the right one about the target.
+def action_matches(kind: str, turn: Turn, target: VisibleObject) -> bool:
+    """Whether the action, thought aside, is word for word the one about the target.
 
     A place is right if the object's centre lies in it, or within `BORDER` of it: an object on the border of two thirds
     of the image is as well at the one as at the other.
@@ -65,8 +65,8 @@ def acted(kind: str, turn: Turn, target: VisibleObject) -> bool:
     return any(said == open_action(kind, near) for near in _about(target))
 
 
-def exactly(kind: str, turn: Turn, target: VisibleObject) -> bool:
-    """The same without the border's leniency."""
+def action_matches_strictly(kind: str, turn: Turn, target: VisibleObject) -> bool:
+    """The same, without leniency at the border."""
     return turn.action.strip() == open_action(kind, target)
 
 

@@ -127,7 +127,7 @@ class BatchDecoder:
         if schedule is None or not schedule.asks_plain or not factor:
             yield everyone, cache, best_of(self._forward(cache, feed, rope=rope))
             return
-        if len(feed[0]) > 1:  # the last row is the one that decides, as in models/attempt.py
+        if len(feed[0]) > 1:  # the last row is the one that decides, as in reasoning/generation.py
             self._forward(cache, [ids[:-1] for ids in feed], rope=rope)
         last = [ids[-1:] for ids in feed]
         self.attachment.factor = 0.0

@@ -24,8 +24,8 @@ from ...models import VisualFeatures
 from ...perception import Perceiver
 from ...regions.boxes import Box, iou
 from ...regions.mask import box_weights
-from .eval_config import Options
-from .optional_packages import need
+from .eval_config import EvalConfig
+from .optional_packages import import_optional
 
 TUNING_SEEDS = range(500_000, 600_000)  # strengths, heads, laws and rules were chosen on scenes among these
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -128,7 +128,7 @@ def cases(
         seed += 1
 
 
-def check(options: Options, default: int, *, names: int = 2) -> None:
+def check(options: EvalConfig, default: int, *, names: int = 2) -> None:
     """Load the models and look through a data folder, so that what is wrong with them is told before anything else.
 
     Raises:
@@ -177,7 +177,7 @@ def _foreign(perceiver: Perceiver, folder: Path, count: int, names: int, part: t
 def _images(folder: Path, stamps: list[int], truth: BagTruth) -> list[np.ndarray]:
     """The frames' images, RGB, checked. DataError names what is missing or broken."""
     if (folder / "metadata.yaml").exists():
-        need("rosbags", "rosbags>=0.10")
+        import_optional("rosbags", "rosbags>=0.10")
         wanted, found = set(stamps), {}
         try:
             for stamp, image in read_bag(folder):

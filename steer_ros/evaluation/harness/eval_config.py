@@ -1,4 +1,4 @@
-"""What a suite is run with: sizes, seeds, models, the setting under test; models are loaded once for all suites."""
+"""The configuration of an evaluation: sizes, seeds, models, setting under test. Models are loaded once for all."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def silent(line: str) -> None:
 
 
 @dataclass
-class Options:
+class EvalConfig:
     """The options of one call of `steer-ros evaluate steering`.
 
     limit: how many scenes (or questions, where a suite has no scenes); None: the suite's own default size.
     seed: the first scene's seed; None: the suite's own held-out seeds.
-    data: a folder of foreign scenes (see scenes.py) or of a published set; None: what the suite makes itself.
+    data: a folder of foreign scenes (see cases.py) or of a published set; None: what the suite makes itself.
     perception, reasoning: model names; None: the suite's own default.
     setting: how is steered; None: the model's default with `overrides`.
-    overrides: of law, alpha, mark, gate, schedule; see `settings.override`.
+    overrides: of law, alpha, mark, gate, schedule; see `steering_setup.override`.
     kind: of a published set in `data`: vqav2, gqa or pope; None: told from its files.
     progress: called with one line now and then.
     parallel: whether scenes may be shared out to two processes.
@@ -78,7 +78,7 @@ class Options:
         """The seed, or the suite's held-out one."""
         return default if self.seed is None else self.seed
 
-    def portable(self) -> Options:
+    def portable(self) -> EvalConfig:
         """The same for another process: without loaded models, silent."""
         return replace(self, progress=silent, _models={})
 

@@ -11,7 +11,7 @@ Row = dict[str, float]
 RESAMPLES = 2000
 Z = 1.96
 # How alike answers about one scene are is told from the scenes; they count as no less alike than so many scenes more
-# would make them that correlate by so much (in the suites 0.2 to 0.3 is usual). test_evaluation_stats.py counts how
+# would make them that correlate by so much (in the suites 0.2 to 0.3 is usual). test_intervals.py counts how
 # often intervals then hold the truth: nine times in ten or more, unless nearly all answers go with their scene.
 MORE_SCENES, CORRELATION = 5, 0.3
 

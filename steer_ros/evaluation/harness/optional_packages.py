@@ -1,4 +1,4 @@
-"""Packages that a suite needs and the rest of the house does not: installed when they are missing."""
+"""Optional packages, which single suites need and nothing else does: installed when they are missing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from types import ModuleType
 TIMEOUT = 600  # seconds for one pip
 
 
-class ExtraError(RuntimeError):
-    """A package that a suite needs is not there and can't be installed; the message says how to."""
+class MissingPackageError(RuntimeError):
+    """An optional package is missing and can't be installed; the message says how to install it by hand."""
 
 
-def need(module: str, *packages: str, say: Callable[[str], None] | None = None) -> ModuleType:
+def import_optional(module: str, *packages: str, say: Callable[[str], None] | None = None) -> ModuleType:
     """Import a module; where it is missing, install its packages into the running environment first.
 
     What is installed already stays as it is: pip may add packages, and change none.
@@ -29,7 +29,7 @@ def need(module: str, *packages: str, say: Callable[[str], None] | None = None) 
         packages: what pip calls it, with bounds if need be: ``easy-vqa``; none: the module's own name.
         say: told in one line that something is being installed; None: stderr.
     Raises:
-        ExtraError: it is missing and pip can't install it.
+        MissingPackageError: it is missing and pip can't install it.
     """
     packages = packages or (module,)
     found = _import(module)
@@ -41,24 +41,24 @@ def need(module: str, *packages: str, say: Callable[[str], None] | None = None) 
     importlib.invalidate_caches()
     found = _import(module)
     if found is None:
-        raise ExtraError(
+        raise MissingPackageError(
             f"{module} is missing and could not be installed ({problem or 'pip did, but it cannot be imported'}); "
             f"install it by hand: {sys.executable} -m pip install {' '.join(packages)}"
         )
     return found
 
 
-def need_at_import(modules: Sequence[str], say: Callable[[str], None] | None = None) -> None:
-    """Install what is missing of modules that Transformers looks for when it is imported, and begin this process anew.
+def restart_with_optional(modules: Sequence[str], say: Callable[[str], None] | None = None) -> None:
+    """Install those of the modules that are missing, and restart this process: Transformers looks for them at import.
 
     For a command, before its work: it starts again with the same arguments, and then sees them.
 
     Raises:
-        ExtraError: as `need`.
+        MissingPackageError: as `import_optional`.
     """
     missing = [module for module in modules if _import(module) is None]
     for module in missing:
-        need(module, say=say)
+        import_optional(module, say=say)
     if missing:
         sys.stdout.flush()
         sys.stderr.flush()

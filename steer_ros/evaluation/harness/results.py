@@ -1,4 +1,4 @@
-"""Answers as they are judged, by key, each with its scene; and a suite's scenes shared out to two cores."""
+"""A suite's results: judged answers by key, each with its scene; and running a suite's scenes on two cores."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from ...commands.processes import spawned
-from .eval_config import Options
+from .eval_config import EvalConfig
 from .intervals import Row, difference, mean_row, share
 
 WORKERS = 2
 FEWEST = 8  # scenes for which a second process, with models of its own to load, is worth while
 
 
-class Tally:
-    """Values by key, in the order in which they were added; keys that are compared are added side by side."""
+class Results:
+    """Results by key, in the order in which they were added; keys that are compared are added side by side."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -24,7 +24,7 @@ class Tally:
         """One answer judged (True or False), or one number measured."""
         self._values[key].append((scene, float(value)))
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: Results) -> None:
         """Take in the answers about other scenes."""
         for key, values in other._values.items():
             self._values[key] = sorted([*self._values[key], *values], key=lambda value: value[0])
@@ -52,12 +52,14 @@ class Tally:
         """The mean of a number."""
         return mean_row(self.values(key))
 
-    def less(self, a: str, b: str) -> Row:
-        """The share of a less that of b, paired."""
+    def paired_difference(self, a: str, b: str) -> Row:
+        """The share of a minus that of b, paired by question."""
         return difference(self.values(a), self.values(b), self.scenes(a))
 
 
-def gather(options: Options, part: Callable[[Options, int, int], Tally], scenes: int, fewest: int = FEWEST) -> Tally:
+def run_parallel(
+    options: EvalConfig, part: Callable[[EvalConfig, int, int], Results], scenes: int, fewest: int = FEWEST
+) -> Results:
     """Call ``part(options, index, of)`` for each of the parts that the scenes are dealt out to, and merge.
 
     Two processes for the suites' own models on a CPU, each on one thread, and `fewest` scenes or more; else one, here.
@@ -71,7 +73,7 @@ def gather(options: Options, part: Callable[[Options, int, int], Tally], scenes:
         return part(options, 0, 1)
     with spawned(workers - 1) as pool:
         others = [pool.submit(part, options.portable(), index, workers) for index in range(1, workers)]
-        tally = part(options, 0, workers)
+        results = part(options, 0, workers)
         for other in others:
-            tally.merge(other.result())
-    return tally
+            results.merge(other.result())
+    return results

@@ -26,11 +26,11 @@ from ...models import resolve
 from ...perception import Perceiver
 from ...reasoning import Reasoner, Turn
 from ...steering.config import fingerprint
-from ..harness.answer_grammar import NAMING, first_mention, malformed, whole
+from ..harness.answer_grammar import NAMING, exact_match, first_mention, malformed
 from ..harness.cases import Case, cases, check
-from ..harness.eval_config import PERCEPTION, REASONING, Options
+from ..harness.eval_config import PERCEPTION, REASONING, EvalConfig
 from ..harness.intervals import Row, worst
-from ..harness.results import Tally, gather
+from ..harness.results import Results, run_parallel
 from ..harness.steering_setup import STEPS, scaled
 from ..harness.turns import ask
 from .baselines import Method, methods
@@ -61,8 +61,8 @@ KEYS = {f"<method>.{measure}": text for measure, (text, _) in MEASURES.items()} 
 }
 
 
-def run(options: Options) -> dict[str, Row]:
-    """Ask all and judge. Keys: ``<method>.<measure>``, see KEYS; `methods.methods` names the methods."""
+def run(options: EvalConfig) -> dict[str, Row]:
+    """Ask all and judge. Keys: ``<method>.<measure>``, see KEYS; `baselines.methods` names the methods."""
     check(options, SCENES)
     reasoner = options.reasoner()
     candidates = methods(reasoner, options.setting_for(reasoner))
@@ -72,27 +72,27 @@ def run(options: Options) -> dict[str, Row]:
     else:
         fewer = min(TUNING_SCENES, options.size(TUNING_SCENES))
         options.progress("compare: choosing the strengths of the other methods on tuning scenes")
-        tuning = counted(candidates, gather(replace(options, limit=fewer), tune, fewer))
+        tuning = counted(candidates, run_parallel(replace(options, limit=fewer), tune, fewer))
     chosen, rows = choose(candidates, tuning)
-    tally = gather(options, partial(part, chosen), options.size(SCENES))
+    results = run_parallel(options, partial(part, chosen), options.size(SCENES))
     for method in chosen:
-        rows |= measured(method, tally)
+        rows |= measured(method, results)
     order = [f"{m.name}.{measure}" for m in chosen for measure in (*MEASURES, "strength")]
     return {key: rows[key] for key in order if key in rows}
 
 
-def pair(options: Options) -> list[str]:
+def pair(options: EvalConfig) -> list[str]:
     """What tells the weights of the two models from others'."""
     names = options.perception or PERCEPTION, options.reasoning or REASONING
     return [fingerprint(resolve(name)) for name in names]
 
 
-def counted(candidates: Sequence[Method], tally: Tally) -> dict[str, dict[str, list[int]]]:
+def counted(candidates: Sequence[Method], results: Results) -> dict[str, dict[str, list[int]]]:
     """{method: {strength: [whole answers right, of]}} on the tuning scenes."""
     found: dict[str, dict[str, list[int]]] = {}
     for method in candidates:
         for strength in method.strengths:
-            values = tally.values(f"{method.name}.{strength:g}")
+            values = results.values(f"{method.name}.{strength:g}")
             found.setdefault(method.name, {})[f"{strength:g}"] = [int(sum(values)), len(values)]
     return found
 
@@ -123,10 +123,10 @@ def choose(
     return chosen, rows
 
 
-def tune(options: Options, index: int, of: int) -> Tally:
+def tune(options: EvalConfig, index: int, of: int) -> Results:
     """The tuning scenes, every of-th from `index` on: each method at each of its strengths."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    tally, count = Tally(), options.size(TUNING_SCENES)
+    results, count = Results(), options.size(TUNING_SCENES)
     candidates = [m for m in methods(reasoner, options.setting_for(reasoner)) if m.strengths]
     for case in cases(perceiver, TUNING_SEED, count, names=2, part=(index, of)):
         prompts = {kind: str(case.rng(SALT).choice(OPEN[kind])) for kind in NAMING}
@@ -134,24 +134,24 @@ def tune(options: Options, index: int, of: int) -> Tally:
             kind = NAMING[number % len(NAMING)]
             for method in candidates:
                 for strength in method.strengths:
-                    turn = _ask(perceiver, reasoner, method.at(strength), case, target, prompts[kind], Tally())
-                    tally.add(f"{method.name}.{strength:g}", whole(kind, turn, target), case.scene)
-    return tally
+                    turn = _ask(perceiver, reasoner, method.at(strength), case, target, prompts[kind], Results())
+                    results.add(f"{method.name}.{strength:g}", exact_match(kind, turn, target), case.scene)
+    return results
 
 
-def part(chosen: list[Method], options: Options, index: int, of: int) -> Tally:
+def part(chosen: list[Method], options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on, to each method."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    tally, count = Tally(), options.size(SCENES)
+    results, count = Results(), options.size(SCENES)
     first = options.first_seed(SEED)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        compare(perceiver, reasoner, case, chosen, tally)
+        compare(perceiver, reasoner, case, chosen, results)
         if done % 2 == 0:
             options.progress(f"compare: {done * of} of {count} scenes")
-    return tally
+    return results
 
 
-def compare(perceiver: Perceiver, reasoner: Reasoner, case: Case, chosen: list[Method], tally: Tally) -> None:
+def compare(perceiver: Perceiver, reasoner: Reasoner, case: Case, chosen: list[Method], results: Results) -> None:
     """All questions about one scene to all methods."""
     rng = case.rng(SALT)
     prompts = {kind: str(rng.choice(OPEN[kind])) for kind in (*NAMING, "colour", "shape")}
@@ -161,30 +161,30 @@ def compare(perceiver: Perceiver, reasoner: Reasoner, case: Case, chosen: list[M
         other = others[int(rng.integers(len(others)))] if others else None
         for method in chosen:
             name = method.name
-            turn = _ask(perceiver, reasoner, method, case, target, prompts[kind], tally)
-            hit = whole(kind, turn, target)
-            tally.add(f"{name}.whole_answer", hit, case.scene)
-            tally.add(f"{name}.first_mention", first_mention(turn) == target.name, case.scene)
-            tally.add(f"{name}.malformed", malformed(kind, turn), case.scene)
-            turn = _ask(perceiver, reasoner, method, case, target, prompts[asked], tally)
-            tally.add(f"{name}.naming", named(asked, turn, target), case.scene)
+            turn = _ask(perceiver, reasoner, method, case, target, prompts[kind], results)
+            hit = exact_match(kind, turn, target)
+            results.add(f"{name}.whole_answer", hit, case.scene)
+            results.add(f"{name}.first_mention", first_mention(turn) == target.name, case.scene)
+            results.add(f"{name}.malformed", malformed(kind, turn), case.scene)
+            turn = _ask(perceiver, reasoner, method, case, target, prompts[asked], results)
+            results.add(f"{name}.naming", named(asked, turn, target), case.scene)
             if other is not None:
-                turn = _ask(perceiver, reasoner, method, case, target, other[1].prompt, tally)
-                tally.add(f"{name}.off_region", turn.action.strip() in other[2], case.scene)
+                turn = _ask(perceiver, reasoner, method, case, target, other[1].prompt, results)
+                results.add(f"{name}.off_region", turn.action.strip() in other[2], case.scene)
             if method.setting.steers and number % 4 < 2:  # both kinds, half of the objects
-                _range(reasoner, method, case, target, kind, prompts[kind], hit, tally)
+                _range(reasoner, method, case, target, kind, prompts[kind], hit, results)
 
 
-def measured(method: Method, tally: Tally) -> dict[str, Row]:
+def measured(method: Method, results: Results) -> dict[str, Row]:
     """The rows of one method."""
     name = method.name
-    rows = tally.shares(f"{name}.{m}" for m in ("whole_answer", "first_mention", "malformed", "naming"))
-    points = tally.shares(f"{name}.range4x_{i + 1}" for i in range(len(STEPS)))
+    rows = results.shares(f"{name}.{m}" for m in ("whole_answer", "first_mention", "malformed", "naming"))
+    points = results.shares(f"{name}.range4x_{i + 1}" for i in range(len(STEPS)))
     if points:
         rows[f"{name}.range4x_min"] = worst(list(points.values()))
-    if f"{name}.off_region" in tally:
-        rows[f"{name}.off_region_loss"] = tally.less("unsteered.off_region", f"{name}.off_region")
-    rows[f"{name}.turn_ms"] = tally.mean(f"{name}.turn_ms")
+    if f"{name}.off_region" in results:
+        rows[f"{name}.off_region_loss"] = results.paired_difference("unsteered.off_region", f"{name}.off_region")
+    rows[f"{name}.turn_ms"] = results.mean(f"{name}.turn_ms")
     return rows
 
 
@@ -196,16 +196,16 @@ def _range(
     kind: str,
     prompt: str,
     hit: bool,
-    tally: Tally,
+    results: Results,
 ) -> None:
     """The same question at five strengths; `hit` is what the middle one gave."""
     for number, step in enumerate(STEPS):
         if step != 1.0:
             setting = scaled(method.setting, step, MEAN_AREA)
             turn = ask(reasoner, case.features, prompt, setting, case.weights(target))
-            tally.add(f"{method.name}.range4x_{number + 1}", whole(kind, turn, target), case.scene)
+            results.add(f"{method.name}.range4x_{number + 1}", exact_match(kind, turn, target), case.scene)
         else:
-            tally.add(f"{method.name}.range4x_{number + 1}", hit, case.scene)
+            results.add(f"{method.name}.range4x_{number + 1}", hit, case.scene)
 
 
 def _ask(
@@ -215,22 +215,22 @@ def _ask(
     case: Case,
     target: VisibleObject,
     text: str,
-    tally: Tally,
+    results: Results,
 ) -> Turn:
     """One question to one method, timed from the frame that it needs to the answer."""
     started = time.perf_counter()
     features = method.features(perceiver, case, target)
     turn = ask(reasoner, features, method.prompt(text, case, target), method.setting, method.weights(case, target))
-    tally.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.scene)
+    results.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.scene)
     return turn
 
 
 def main() -> int:
     """Choose the strengths of the built-in pair's methods anew, and keep what was counted."""
-    options = Options(limit=KEPT_SCENES)
+    options = EvalConfig(limit=KEPT_SCENES)
     reasoner = options.reasoner()
     candidates = methods(reasoner, options.setting_for(reasoner))
-    found = counted(candidates, gather(options, tune, KEPT_SCENES))
+    found = counted(candidates, run_parallel(options, tune, KEPT_SCENES))
     KEPT.write_text(json.dumps({"models": pair(options), "tried": found}, indent=1) + "\n", encoding="utf-8")
     for method in choose(candidates, found)[1].items():
         print(*method)

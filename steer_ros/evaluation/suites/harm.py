@@ -21,9 +21,9 @@ from ...lab.scenes.visible_objects import VisibleObject, matching
 from ...reasoning import Reasoner
 from ..harness.answer_grammar import another, malformed, repeats
 from ..harness.cases import Case, cases, check
-from ..harness.eval_config import Options
+from ..harness.eval_config import EvalConfig
 from ..harness.intervals import Row, bootstrap
-from ..harness.results import Tally, gather
+from ..harness.results import Results, run_parallel
 from ..harness.steering_setup import UNSTEERED, Setting, law_of
 from ..harness.turns import ask
 from .refer import absent_near
@@ -53,42 +53,42 @@ KEYS = {
 }
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS."""
     check(options, SCENES)
-    tally = gather(options, part, options.size(SCENES))
-    rows = tally.shares(KEYS)
-    rows["off_region_loss"] = tally.less("off_region_unsteered", "off_region_steered")
+    results = run_parallel(options, part, options.size(SCENES))
+    rows = results.shares(KEYS)
+    rows["off_region_loss"] = results.paired_difference("off_region_unsteered", "off_region_steered")
     for kind in ("where", "pick", "exists"):
-        if f"{kind}_unsteered" in tally:
-            rows[f"loss_{kind}"] = tally.less(f"{kind}_unsteered", f"{kind}_steered")
-    rows["latency_ratio"] = latency_ratio(tally)
+        if f"{kind}_unsteered" in results:
+            rows[f"loss_{kind}"] = results.paired_difference(f"{kind}_unsteered", f"{kind}_steered")
+    rows["latency_ratio"] = latency_ratio(results)
     return {key: rows[key] for key in KEYS if key in rows}
 
 
-def part(options: Options, index: int, of: int) -> Tally:
+def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, tally, count = options.setting_for(reasoner), Tally(), options.size(SCENES)
+    setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
     first = options.first_seed(SEED)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        harm(reasoner, case, setting, tally)
+        harm(reasoner, case, setting, results)
         if done % 5 == 0:
             options.progress(f"harm: {done * of} of {count} scenes")
-    return tally
+    return results
 
 
-def latency_ratio(tally: Tally) -> Row:
+def latency_ratio(results: Results) -> Row:
     """Time of a token steered over that unsteered, summed over the questions."""
-    columns = [tally.values(f"{what}_{how}") for how in ("steered", "unsteered") for what in ("ms", "tokens")]
+    columns = [results.values(f"{what}_{how}") for how in ("steered", "unsteered") for what in ("ms", "tokens")]
     return bootstrap(
         lambda ms, n, ms0, n0: float((ms.sum() / n.sum()) / (ms0.sum() / n0.sum())),
         *columns,
-        groups=tally.scenes("ms_steered"),
+        groups=results.scenes("ms_steered"),
     )
 
 
-def harm(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
+def harm(reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> None:
     """All questions about one scene."""
     rng = case.rng(SALT)
     for index, target in enumerate(case.objects):
@@ -101,21 +101,21 @@ def harm(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None
             for how, turn in turns.items():
                 suffix, action = "" if how == "steered" else "_unsteered", turn.action.strip()
                 hit = action in right
-                tally.add(f"ms_{how}", turn.timings["prefill"] + turn.timings["decode"], case.scene)
-                tally.add(f"tokens_{how}", len(turn.output_ids), case.scene)
-                tally.add(f"off_region_{how}", hit, case.scene)
-                tally.add(f"{kind}_{how}", hit, case.scene)
+                results.add(f"ms_{how}", turn.timings["prefill"] + turn.timings["decode"], case.scene)
+                results.add(f"tokens_{how}", len(turn.output_ids), case.scene)
+                results.add(f"off_region_{how}", hit, case.scene)
+                results.add(f"{kind}_{how}", hit, case.scene)
                 form = "exists" if kind == "exists" else "named"
-                tally.add(f"malformed{suffix}", malformed(form, turn), case.scene)
-                tally.add(f"repetition{suffix}", repeats(turn), case.scene)
+                results.add(f"malformed{suffix}", malformed(form, turn), case.scene)
+                results.add(f"repetition{suffix}", repeats(turn), case.scene)
                 if kind == "exists" and question.action == "Yes.":
-                    tally.add(f"recall{suffix}", action == "Yes.", case.scene)
+                    results.add(f"recall{suffix}", action == "Yes.", case.scene)
                 if kind == "exists" and action == "Yes.":
-                    tally.add(f"precision{suffix}", question.action == "Yes.", case.scene)
+                    results.add(f"precision{suffix}", question.action == "Yes.", case.scene)
         if index == 0 and setting.steers:
             for how, region in extremes(case, target, setting):
                 turn = ask(reasoner, case.features, OPEN["pick"][0], how, region)
-                tally.add("extreme_malformed", malformed("pick", turn), case.scene)
+                results.add("extreme_malformed", malformed("pick", turn), case.scene)
 
 
 def off_region(

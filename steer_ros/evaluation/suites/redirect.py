@@ -11,7 +11,7 @@ has named the first, and asks that the action be about the new one; `switch_earl
 before the name begins, and asks that everything after be about the new one. With the guard on, an answer whose region
 moves away is begun anew under the new one; `switch_unguarded` is what attention alone does to the words that follow.
 
-Strength: five settings from half to twice the setting's own (see `settings.scaled`), on the same questions.
+Strength: five settings from half to twice the setting's own (see `steering_setup.scaled`), on the same questions.
 """
 
 from __future__ import annotations
@@ -25,11 +25,20 @@ from ...lab.scenes.visible_objects import VisibleObject
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...regions.boxes import iou
-from ..harness.answer_grammar import KINDS, NAMING, acted, another, exactly, first_mention, malformed, whole
+from ..harness.answer_grammar import (
+    KINDS,
+    NAMING,
+    action_matches,
+    action_matches_strictly,
+    another,
+    exact_match,
+    first_mention,
+    malformed,
+)
 from ..harness.cases import Case, cases, check
-from ..harness.eval_config import Options
+from ..harness.eval_config import EvalConfig
 from ..harness.intervals import Row, worst
-from ..harness.results import Tally, gather
+from ..harness.results import Results, run_parallel
 from ..harness.steering_setup import STEPS, UNSTEERED, Setting, scaled
 from ..harness.turns import after_tokens, ask, ask_switching, named_one, opening_tokens
 
@@ -61,55 +70,57 @@ KEYS = {
 }
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS; those of strength and switches are left out where nothing is steered."""
     check(options, SCENES)
-    tally = gather(options, part, options.size(SCENES))
-    rows = tally.shares(KEYS)
+    results = run_parallel(options, part, options.size(SCENES))
+    rows = results.shares(KEYS)
     points = [rows[key] for key in rows if key.startswith("range4x_")]
     if points:
         rows["range4x_min"] = worst(points)
     return {key: rows[key] for key in KEYS if key in rows}
 
 
-def part(options: Options, index: int, of: int) -> Tally:
+def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, tally, count = options.setting_for(reasoner), Tally(), options.size(SCENES)
+    setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
     first = options.first_seed(SEED)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        redirect(perceiver, reasoner, case, setting, tally)
+        redirect(perceiver, reasoner, case, setting, results)
         if done % 5 == 0:
             options.progress(f"redirect: {done * of} of {count} scenes")
-    return tally
+    return results
 
 
-def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
+def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> None:
     """All questions about one scene."""
     features, scene, rng = case.features, case.scene, case.rng(SALT)
     prompts = {kind: str(rng.choice(OPEN[kind])) for kind in KINDS}
     plain = {kind: ask(reasoner, features, prompts[kind], UNSTEERED, None) for kind in KINDS}
     for kind, turn in plain.items():
-        tally.add("unsteered_malformed", malformed(kind, turn), scene)
+        results.add("unsteered_malformed", malformed(kind, turn), scene)
     for index, target in enumerate(case.objects):
         weights = case.weights(target)
         right = {}
         for kind in KINDS:
             turn = ask(reasoner, features, prompts[kind], setting, weights)
-            right[kind] = whole(kind, turn, target)
-            tally.add(f"whole_{kind}", right[kind], scene)
+            right[kind] = exact_match(kind, turn, target)
+            results.add(f"whole_{kind}", right[kind], scene)
             if kind == "describe":
-                tally.add("exact_describe", right[kind] and exactly(kind, turn, target), scene)
-            tally.add("malformed", malformed(kind, turn), scene)
+                results.add("exact_describe", right[kind] and action_matches_strictly(kind, turn, target), scene)
+            results.add("malformed", malformed(kind, turn), scene)
             if kind in NAMING:
-                tally.add("whole_answer", right[kind], scene)
-                tally.add("first_mention", first_mention(turn) == target.name, scene)
-                tally.add("unsteered", whole(kind, plain[kind], target), scene)
+                results.add("whole_answer", right[kind], scene)
+                results.add("first_mention", first_mention(turn) == target.name, scene)
+                results.add("unsteered", exact_match(kind, plain[kind], target), scene)
         elsewhere = case.weights(case.elsewhere(target, rng))
-        tally.add(
-            "wrong_region", whole("pick", ask(reasoner, features, prompts["pick"], setting, elsewhere), target), scene
+        results.add(
+            "wrong_region",
+            exact_match("pick", ask(reasoner, features, prompts["pick"], setting, elsewhere), target),
+            scene,
         )
-        _perceived(perceiver, reasoner, case, target, prompts["pick"], setting, tally)
+        _perceived(perceiver, reasoner, case, target, prompts["pick"], setting, results)
         if not setting.steers:
             continue
         kind = NAMING[index % len(NAMING)]
@@ -117,9 +128,9 @@ def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Sett
             hit = right[kind]
             if step != 1.0:
                 turn = ask(reasoner, features, prompts[kind], scaled(setting, step, MEAN_AREA), weights)
-                hit = whole(kind, turn, target)
-            tally.add(f"range4x_{number + 1}", hit, scene)
-        _switches(reasoner, case, target, kind, prompts[kind], setting, rng, tally)
+                hit = exact_match(kind, turn, target)
+            results.add(f"range4x_{number + 1}", hit, scene)
+        _switches(reasoner, case, target, kind, prompts[kind], setting, rng, results)
 
 
 def _perceived(
@@ -129,15 +140,15 @@ def _perceived(
     target: VisibleObject,
     prompt: str,
     setting: Setting,
-    tally: Tally,
+    results: Results,
 ) -> None:
     """The same with the region from perception: the first box that it grounds for the object's name."""
     found = perceiver.ground(target.name, case.features)
     same = [case.box(obj) for obj in case.objects if obj.name == target.name]
-    tally.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.scene)
+    results.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.scene)
     weights = case.weights(found[0].box) if found else None
     turn = ask(reasoner, case.features, prompt, setting, weights)
-    tally.add("perceived", whole("pick", turn, target), case.scene)
+    results.add("perceived", exact_match("pick", turn, target), case.scene)
 
 
 def _switches(
@@ -148,7 +159,7 @@ def _switches(
     prompt: str,
     setting: Setting,
     rng: np.random.Generator,
-    tally: Tally,
+    results: Results,
 ) -> None:
     """The region moves to another object while the answer is written."""
     other = another(case.objects, target)
@@ -156,11 +167,11 @@ def _switches(
         return
     first, second = case.weights(target), case.weights(other)
     turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, named_one)
-    tally.add("switch_followed", switched and acted(kind, turn, other), case.scene)
+    results.add("switch_followed", switched and action_matches(kind, turn, other), case.scene)
     turn, switched = ask_switching(
         reasoner, case.features, prompt, replace(setting, guard=False), first, second, named_one
     )
-    tally.add("switch_unguarded", switched and acted(kind, turn, other), case.scene)
+    results.add("switch_unguarded", switched and action_matches(kind, turn, other), case.scene)
     due = after_tokens(int(rng.integers(1, opening_tokens(reasoner, OPENING) + 1)))
     turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, due)
-    tally.add("switch_early", switched and whole(kind, turn, other), case.scene)
+    results.add("switch_early", switched and exact_match(kind, turn, other), case.scene)

@@ -17,11 +17,11 @@ from ...lab.scenes.instructions import OPEN, exists_answer
 from ...lab.scenes.scene import COLOURS, SHAPES
 from ...lab.scenes.visible_objects import VisibleObject, matching
 from ...reasoning import Reasoner, Turn
-from ..harness.answer_grammar import acted, mentions
+from ..harness.answer_grammar import action_matches, mentions
 from ..harness.cases import Case, cases, check
-from ..harness.eval_config import Options
+from ..harness.eval_config import EvalConfig
 from ..harness.intervals import Row
-from ..harness.results import Tally, gather
+from ..harness.results import Results, run_parallel
 from ..harness.steering_setup import UNSTEERED, Setting
 from ..harness.turns import ask
 
@@ -46,25 +46,25 @@ KEYS = {
 }
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS."""
     check(options, SCENES)
-    return gather(options, part, options.size(SCENES)).shares(KEYS)
+    return run_parallel(options, part, options.size(SCENES)).shares(KEYS)
 
 
-def part(options: Options, index: int, of: int) -> Tally:
+def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, tally, count = options.setting_for(reasoner), Tally(), options.size(SCENES)
+    setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
     first = options.first_seed(SEED)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        refer(reasoner, case, setting, tally)
+        refer(reasoner, case, setting, results)
         if done % 5 == 0:
             options.progress(f"refer: {done * of} of {count} scenes")
-    return tally
+    return results
 
 
-def refer(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> None:
+def refer(reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> None:
     """All questions about one scene."""
     rng = case.rng(SALT)
     prompts = {what: str(rng.choice(OPEN[kind])) for what, kind in ASKED.items()}
@@ -73,19 +73,19 @@ def refer(reasoner: Reasoner, case: Case, setting: Setting, tally: Tally) -> Non
         weights, elsewhere = case.weights(target), case.weights(case.elsewhere(target, rng))
         for what, prompt in prompts.items():
             hit = named(what, ask(reasoner, case.features, prompt, setting, weights), target)
-            tally.add("naming", hit, case.scene)
-            tally.add(f"naming_{what}", hit, case.scene)
-            tally.add("naming_unsteered", named(what, plain[what], target), case.scene)
+            results.add("naming", hit, case.scene)
+            results.add(f"naming_{what}", hit, case.scene)
+            results.add("naming_unsteered", named(what, plain[what], target), case.scene)
             other = ask(reasoner, case.features, prompt, setting, elsewhere)
-            tally.add("naming_random_region", named(what, other, target), case.scene)
-        _yes_no(reasoner, case, target, weights, elsewhere, setting, rng, tally)
+            results.add("naming_random_region", named(what, other, target), case.scene)
+        _yes_no(reasoner, case, target, weights, elsewhere, setting, rng, results)
 
 
 def named(what: str, turn: Turn, target: VisibleObject) -> bool:
     """Whether the answer gives the target's colour, shape or name."""
     if what == "name":
         return mentions(turn.action) == [target.name]
-    return acted(ASKED[what], turn, target)
+    return action_matches(ASKED[what], turn, target)
 
 
 def _yes_no(
@@ -96,7 +96,7 @@ def _yes_no(
     elsewhere: np.ndarray,
     setting: Setting,
     rng: np.random.Generator,
-    tally: Tally,
+    results: Results,
 ) -> None:
     there = bool(rng.random() < 0.5)
     thing = target.name if there else absent_near(case.objects, target, rng)
@@ -109,13 +109,13 @@ def _yes_no(
         ("_random_region", setting, elsewhere),
     ):
         action = ask(reasoner, case.features, question.prompt, how, region).action.strip()
-        tally.add(f"yes_no{key}", action == question.action, case.scene)
-        tally.add(f"yes_share{key}", action == "Yes.", case.scene)
+        results.add(f"yes_no{key}", action == question.action, case.scene)
+        results.add(f"yes_share{key}", action == "Yes.", case.scene)
     others = [obj.name for obj in case.objects if obj.name != target.name]
     if others:
         prompt = exists_answer(str(rng.choice(others)), [target]).prompt
         action = ask(reasoner, case.features, prompt, setting, weights).action.strip()
-        tally.add("elsewhere_no", action == "No.", case.scene)
+        results.add("elsewhere_no", action == "No.", case.scene)
 
 
 def absent_near(objects: tuple[VisibleObject, ...], target: VisibleObject, rng: np.random.Generator) -> str | None:

@@ -1,10 +1,10 @@
 """`steer-ros tune alpha`: search over law, strength, gate and schedule on the tuning scenes, with Optuna.
 
-The quality of a setting is the share of whole answers right (`answers.whole`; "pick" and "describe", regions from true
-boxes), as the mean over half its strength, its strength and twice that, less the accuracy that it costs in questions
-about something else than the region (as in `harm`): a setting that is right at one point and falls off beside it, or
-that answers every question with its region, is not what a robot wants. What is found becomes the model's default; the
-suites judge it on other scenes.
+The quality of a setting is the share of whole answers right (`answer_grammar.exact_match`; "pick" and "describe",
+regions from true boxes), as the mean over half its strength, its strength and twice that, less the accuracy that it
+costs in questions about something else than the region (as in `harm`): a setting that is right at one point and falls
+off beside it, or that answers every question with its region, is not what a robot wants. What is found becomes the
+model's default; the suites judge it on other scenes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ...reasoning import Reasoner
 from ...steering import Gate, make_law
 from ...steering.config import Tuned, load_tuned, save_tuned
 from ...steering.schedule import Schedule
-from ..harness.answer_grammar import NAMING, another, whole
+from ..harness.answer_grammar import NAMING, another, exact_match
 from ..harness.cases import Case, cases
-from ..harness.optional_packages import need
+from ..harness.optional_packages import import_optional
 from ..harness.steering_setup import UNSTEERED, Setting, scaled
 from ..harness.turns import ask
 from ..suites.harm import off_region
@@ -59,7 +59,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     Raises:
         ValueError: an argument.
     """
-    optuna = need("optuna")
+    optuna = import_optional("optuna")
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # an interrupted trial is no error
     started = time.perf_counter()
     before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder)
@@ -153,7 +153,7 @@ def hits_right(reasoner: Reasoner, asked: Sequence[Case], setting: Setting) -> l
         first = case.objects[int(rng.integers(len(case.objects)))]
         for kind, target in zip(NAMING, (first, another(case.objects, first)), strict=True):
             prompt = str(rng.choice(OPEN[kind]))
-            hits.append(whole(kind, ask(reasoner, case.features, prompt, setting, case.weights(target)), target))
+            hits.append(exact_match(kind, ask(reasoner, case.features, prompt, setting, case.weights(target)), target))
     return hits
 
 
@@ -186,7 +186,7 @@ def curves(reasoner: Reasoner, asked: Sequence[Case], best: Setting) -> dict[str
 
 def draw(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
     """Quality against strength, one line a law and way of running it."""
-    need("matplotlib")
+    import_optional("matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""What is learnt through a model's attention: an attention function of one's own in the model's place."""
+"""Run a Transformers model with an attention function of one's own, as for learning through its attention."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ NAME = "steer_ros_learning"
 
 
 @contextmanager
-def attending(model, attend: Callable) -> Iterator[None]:
-    """Inside, a Transformers model's attention is `attend`, an attention function as Transformers calls them."""
+def override_attention(model, attend: Callable) -> Iterator[None]:
+    """Within the context the model's attention function is `attend`, called as Transformers calls its own."""
     AttentionInterface.register(NAME, attend)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)

@@ -14,7 +14,7 @@ from ...reasoning import Reasoner
 from ...steering import UnsteerableModelError
 from ...steering.config import FILE, TunedError
 from ..harness.eval_config import PERCEPTION, REASONING
-from ..harness.optional_packages import ExtraError
+from ..harness.optional_packages import MissingPackageError
 
 TEXT = "text"  # its module has tune(args): a language model alone
 PARTS = {  # part -> its module: add_arguments(parser) and tune(perceiver, reasoner, folder, args)
@@ -29,7 +29,7 @@ PARTS = {  # part -> its module: add_arguments(parser) and tune(perceiver, reaso
         "each head's strength for a language model that is steered to words",
     ),
 }
-ERRORS = (ValueError, OSError, ExtraError, ModelLoadError, TunedError, UnsteerableModelError)
+ERRORS = (ValueError, OSError, MissingPackageError, ModelLoadError, TunedError, UnsteerableModelError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ from ..harness.intervals import difference
 from ..harness.steering_setup import Setting
 from ..harness.turns import must_see
 from .alpha import CURVE, hits_right, share_right
-from .attention_override import attending
+from .attention_override import override_attention
 
 SEED, JUDGED_SEED = 520_000, 525_000
 SALT = 11
@@ -216,5 +216,5 @@ def learning(reasoner: Reasoner, net: StrengthNet, lesson: Lesson, gate: Gate, s
         ]
         return torch.cat(pieces, 1), None
 
-    with attending(reasoner.model, attend):
+    with override_attention(reasoner.model, attend):
         yield

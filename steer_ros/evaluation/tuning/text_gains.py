@@ -1,6 +1,6 @@
 """`steer-ros tune text`: learn how strongly each head of a language model is steered to words of its prompt.
 
-The model is frozen. On prompts of several competing facts (`text_prompts.TUNING`, never those that suite text judges)
+The model is frozen. On prompts of several competing facts (`prompts.TUNING`, never those that suite text judges)
 an answer is begun and the fact that is steered to is read on, under the conserving law with a strength of its own for
 each head; the loss of that goes back through the law into the strengths, and nothing else is learnt. They become the
 model's default in place of one alpha for all heads only if they do better where they were not learnt: half of the
@@ -27,14 +27,14 @@ from ...steering.config import Tuned, load_tuned, save_tuned
 from ...steering.head_gains import learnable_attention
 from ...steering.schedule import as_schedule, chosen_by
 from ..harness.batch_decoder import pick
-from ..harness.eval_config import Options
-from ..harness.optional_packages import need_at_import
-from ..harness.results import Tally
+from ..harness.eval_config import EvalConfig
+from ..harness.optional_packages import restart_with_optional
+from ..harness.results import Results
 from ..harness.steering_setup import Setting
 from ..suites.text.model import FULL, Reading, TextModel, all_threads
 from ..suites.text.prompts import TUNING, Kind, Prompt, draw_prompts
-from ..suites.text.suite import SETTING, Batch, batches, judge_begun, model_of, needs
-from .attention_override import attending
+from ..suites.text.suite import SETTING, Batch, batches, judge_begun, model_of, optional_modules
+from .attention_override import override_attention
 
 SEED, JUDGED_SEED = 7, 11
 BATCH = 12
@@ -63,19 +63,19 @@ def tune(args: argparse.Namespace) -> dict[str, object]:
             f"--reasoning: {args.reasoning}; accepted is a folder or a hub id: the built-in models know no words but "
             "the bench's"
         )
-    options = Options(reasoning=args.reasoning, device=args.device)
-    need_at_import(needs(options), options.progress)
+    options = EvalConfig(reasoning=args.reasoning, device=args.device)
+    restart_with_optional(optional_modules(options), options.progress)
     started = time.perf_counter()
     all_threads()
     model, weights, home = model_of(options)
     home = args.out or home
     before = load_tuned(home, weights=weights)  # a wrong one is told before minutes of work
     halves = TUNING[::2], TUNING[1::2]
-    fixed, learnt = Tally(), Tally()
+    fixed, learnt = Results(), Results()
     for taught, judged in (halves, halves[::-1]):
         gains = learn(model, taught, args.prompts, args.steps, args.seed)
-        for tally, setting in ((fixed, SETTING), (learnt, setting_of(gains))):
-            judge(model, judged, args.prompts, setting, tally)
+        for results, setting in ((fixed, SETTING), (learnt, setting_of(gains))):
+            judge(model, judged, args.prompts, setting, results)
     rows: dict[str, object] = {"fixed": fixed.share("steered"), "learnt": learnt.share("steered")}
     better = rows["learnt"]["value"] > rows["fixed"]["value"]
     said = (
@@ -155,7 +155,7 @@ def loss_of(model: TextModel, batch: Batch, reading: Reading, targets: Sequence[
 
     with torch.no_grad():
         plain = model.logits(pick(reading.cache, rows), ids, longest)
-    with attending(model.model, attend):
+    with override_attention(model.model, attend):
         steered = model.logits(pick(reading.cache, rows), ids, longest)
     schedule, wanted = as_schedule(SETTING.schedule), wanted.flatten()
     steered, plain = steered.flatten(0, 1), plain.flatten(0, 1)
@@ -163,10 +163,10 @@ def loss_of(model: TextModel, batch: Batch, reading: Reading, targets: Sequence[
     return (F.cross_entropy(steered, wanted) + F.cross_entropy(chosen, wanted)) / 2
 
 
-def judge(model: TextModel, kinds: Sequence[Kind], prompts: int, setting: Setting, tally: Tally) -> None:
+def judge(model: TextModel, kinds: Sequence[Kind], prompts: int, setting: Setting, results: Results) -> None:
     """Answers begun for the model, every fact of each prompt in turn, as suite text judges them."""
     for batch in batches(model, _drawn(kinds, prompts, JUDGED_SEED)):
-        judge_begun(model, batch, model.read(batch.laid), setting, tally)
+        judge_begun(model, batch, model.read(batch.laid), setting, results)
 
 
 def _drawn(kinds: Sequence[Kind], prompts: int, seed: int) -> list[Prompt]:

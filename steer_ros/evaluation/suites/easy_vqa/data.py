@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ....regions.grid import Box
-from ...harness.optional_packages import need
+from ...harness.optional_packages import import_optional
 
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -41,7 +41,7 @@ _ASKS_WHETHER = re.compile(rf"(?:is|does)\b.*?\b(?:a|no) (?:{_COLOUR} shape|{_NO
 
 
 @dataclass(frozen=True)
-class Question:
+class VqaQuestion:
     """A question and what it means.
 
     Attributes:
@@ -57,16 +57,16 @@ class Question:
     negated: bool = False
 
 
-def read_question(text: str) -> Question:
+def read_question(text: str) -> VqaQuestion:
     """What one of the set's questions means. ValueError if it is none of its forms."""
     text = text.strip().lower()
     if found := _ASKS_COLOUR.fullmatch(text):
-        return Question(text, "colour", "" if found[1] == "shape" else found[1])
+        return VqaQuestion(text, "colour", "" if found[1] == "shape" else found[1])
     if found := _ASKS_SHAPE.fullmatch(text):
-        return Question(text, "shape", found[1] or "")
+        return VqaQuestion(text, "shape", found[1] or "")
     found = _ASKS_WHETHER.fullmatch(text)
     if found and (found[1] or found[2] != "shape"):
-        return Question(text, "whether", found[1] or found[2], bool(re.search(r"\b(no|not)\b", text)))
+        return VqaQuestion(text, "whether", found[1] or found[2], bool(re.search(r"\b(no|not)\b", text)))
     raise ValueError(f"question {text!r}: none of easy-VQA's forms")
 
 
@@ -87,7 +87,7 @@ class Tile:
     image: np.ndarray
     colour: str
     shape: str
-    asked: tuple[tuple[Question, str], ...]
+    asked: tuple[tuple[VqaQuestion, str], ...]
     cover: np.ndarray = field(repr=False)
 
     @property
@@ -111,7 +111,7 @@ class Tile:
         """Whether the colour or shape of that name is there."""
         return word in (self.colour, self.shape)
 
-    def answer(self, question: Question) -> str:
+    def answer(self, question: VqaQuestion) -> str:
         """The right answer, in the set's words."""
         if question.kind == "whether":
             return "yes" if self.has(question.word) != question.negated else "no"
@@ -140,12 +140,12 @@ def load_tiles(split: str, limit: int | None = None) -> list[Tile]:
     """The tiles of a split, in their order; the first `limit` of them.
 
     Raises:
-        ExtraError: easy-vqa is missing and can't be installed.
+        MissingPackageError: easy-vqa is missing and can't be installed.
         ValueError: no such split, or an image of the set that can't be read.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
-    easy_vqa = need("easy_vqa", "easy-vqa")
+    easy_vqa = import_optional("easy_vqa", "easy-vqa")
     part = "test" if split == "test" else "train"
     texts, answers, numbers = getattr(easy_vqa, f"get_{part}_questions")()
     paths = getattr(easy_vqa, f"get_{part}_image_paths")()

@@ -18,10 +18,10 @@ from ....perception import Perceiver
 from ....reasoning import Reasoner
 from ....regions.mask import Mask, box_weights
 from ....steering import make_law
-from ...harness.eval_config import Options
+from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row, difference, share
 from ...harness.steering_setup import UNSTEERED, Setting
-from .data import COLOURS, SHAPES, Mosaic, Question, Tile, draw_mosaic, load_tiles
+from .data import COLOURS, SHAPES, Mosaic, Tile, VqaQuestion, draw_mosaic, load_tiles
 
 PERCEPTION, REASONING = "builtin:vqa-vl", "builtin:vqa-r1"
 QUESTIONS = 500  # the suite's own size
@@ -51,17 +51,17 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class TileQuestion:
     """A question of the set about one of its images."""
 
     tile: Tile
-    question: Question
+    question: VqaQuestion
     answer: str
 
 
-def draw_asked(tiles: Sequence[Tile], count: int, seed: int) -> list[Asked]:
+def draw_tile_questions(tiles: Sequence[Tile], count: int, seed: int) -> list[TileQuestion]:
     """`count` of the tiles' own questions, at random, none twice; all of them if there are fewer."""
-    everything = [Asked(tile, question, answer) for tile in tiles for question, answer in tile.asked]
+    everything = [TileQuestion(tile, question, answer) for tile in tiles for question, answer in tile.asked]
     order = np.random.default_rng(seed).permutation(len(everything))
     return [everything[i] for i in order[:count]]
 
@@ -79,7 +79,7 @@ class Judge:
     def __init__(self, perceiver: Perceiver, reasoner: Reasoner, setting: Setting):
         self.perceiver, self.reasoner, self.setting = perceiver, reasoner, setting
 
-    def ask(self, question: Question, features: VisualFeatures, mask: Mask | None = None) -> tuple[str, str, bool]:
+    def ask(self, question: VqaQuestion, features: VisualFeatures, mask: Mask | None = None) -> tuple[str, str, bool]:
         """Action and thought of one greedy turn, and whether it is whole; steered to `mask` if there is one."""
         setting = UNSTEERED if mask is None else self.setting
         turn = self.reasoner.generate(
@@ -87,7 +87,7 @@ class Judge:
         )
         return turn.action.strip(), turn.thought, not turn.cut_short
 
-    def mosaic(self, asked: Asked, mosaic: Mosaic, other: int | None = None) -> dict[str, bool]:
+    def mosaic(self, asked: TileQuestion, mosaic: Mosaic, other: int | None = None) -> dict[str, bool]:
         """What is measured on one question about one mosaic; `other` is a tile that it is wrongly steered to."""
         index = next(i for i, tile in enumerate(mosaic.tiles) if tile is asked.tile)
         features = self.perceiver.encode(mosaic.image)
@@ -113,12 +113,12 @@ class Judge:
         return found
 
 
-def measure(judge: Judge, tiles: Sequence[Tile], asked: Sequence[Asked], seed: int, say=None) -> dict[str, Row]:
+def measure(judge: Judge, tiles: Sequence[Tile], asked: Sequence[TileQuestion], seed: int, say=None) -> dict[str, Row]:
     """The rows of KEYS, for questions about `tiles`, whose neighbours in the mosaics come from them too."""
     hits: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, list[int]] = defaultdict(list)
 
-    def note(key: str, hit: bool, one: Asked) -> None:
+    def note(key: str, hit: bool, one: TileQuestion) -> None:
         hits[key].append(hit)
         groups[key].append(one.tile.id)
 
@@ -141,11 +141,11 @@ def measure(judge: Judge, tiles: Sequence[Tile], asked: Sequence[Asked], seed: i
     return rows
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """The suite, on easy-VQA's test split."""
     perceiver, reasoner = options.perceiver(PERCEPTION), options.reasoner(REASONING)
     tiles = load_tiles("test")
     seed = options.first_seed(0)
-    asked = draw_asked(tiles, options.size(QUESTIONS), seed)
+    asked = draw_tile_questions(tiles, options.size(QUESTIONS), seed)
     judge = Judge(perceiver, reasoner, options.setting_for(reasoner, untuned=SETTING))
     return measure(judge, tiles, asked, seed, options.progress)

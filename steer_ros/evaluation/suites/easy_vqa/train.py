@@ -29,7 +29,7 @@ from ....lab.training.train import save_r1, save_vl, settle_scale
 from ....lab.training.vision import to_patches, tower_forward
 from ....models.bridge import Bridge
 from ....perception.perceiver import Perceiver
-from .data import CELLS, TILE, Mosaic, Question, Tile, draw_mosaic, load_tiles
+from .data import CELLS, TILE, Mosaic, Tile, VqaQuestion, draw_mosaic, load_tiles
 from .training_samples import (
     KINDS,
     MosaicSet,
@@ -139,7 +139,7 @@ def undecided_forward(model: nn.Module, bridge: nn.Module, undecided: float) -> 
 
 
 def train_reasoner(
-    model: nn.Module, bridge: nn.Module, tokenizer, data: Sequence[MosaicSet], questions: Sequence[Question], args
+    model: nn.Module, bridge: nn.Module, tokenizer, data: Sequence[MosaicSet], questions: Sequence[VqaQuestion], args
 ) -> None:
     """Train the reasoner and its bridge in place, on the parts of `data` one after the other: small frames first."""
     pair = nn.ModuleList([model, bridge])
@@ -205,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tower(args: argparse.Namespace, tiles: list[Tile], questions: list[Question]) -> None:
+def _tower(args: argparse.Namespace, tiles: list[Tile], questions: list[VqaQuestion]) -> None:
     tokenizer = vl_tokenizer(sentences(questions))
     model = new_vl(tokenizer)
     tower = model.model.visual
@@ -217,7 +217,7 @@ def _tower(args: argparse.Namespace, tiles: list[Tile], questions: list[Question
     log.info("wrote %s", args.out / VL_NAME)
 
 
-def _reasoner(args: argparse.Namespace, tiles: list[Tile], questions: list[Question]) -> None:
+def _reasoner(args: argparse.Namespace, tiles: list[Tile], questions: list[VqaQuestion]) -> None:
     tower = Perceiver.from_pretrained(str(args.out / VL_NAME)).model.model.visual
     data = [
         encode_mosaics(tower, make_mosaics(tiles, args.mosaics, sides, args.seed + number))

@@ -14,14 +14,14 @@ from torch import nn
 from ....lab.training.loop import mixed_precision
 from ....lab.training.token_dataset import Sample
 from ....lab.training.vision import to_patches, tower_forward
-from .data import BARE, CELLS, COLOURS, SHAPES, Mosaic, Question, Tile
+from .data import BARE, CELLS, COLOURS, SHAPES, Mosaic, Tile, VqaQuestion
 
 OPENING = "I see a"  # what a thought says before it names the shape
 DECIDING = 5.0  # weight in the loss of the tokens that decide: yes or no, and the answer
 KINDS = 1 + len(COLOURS) * len(SHAPES)  # ground, and each colour and shape
 
 
-def thought(tile: Tile, question: Question) -> str:
+def thought(tile: Tile, question: VqaQuestion) -> str:
     """What is thought before the answer: what the tile shows, and, of a yes/no question, whether that is asked for."""
     seen = f"{OPENING} {tile.name}."
     if question.kind != "whether":
@@ -33,7 +33,7 @@ def _a(word: str) -> str:
     return f"a {word}" if word in SHAPES else word
 
 
-def sentences(questions: Iterable[Question]) -> list[str]:
+def sentences(questions: Iterable[VqaQuestion]) -> list[str]:
     """What is said, for the vocabulary to be drawn from."""
     names = [f"{OPENING} {colour} {shape}.\n \n\n{colour}" for colour, shape in product(COLOURS, SHAPES)]
     names += [f"{OPENING} Is it {_a(word)}? {said}.\n" for word in (*COLOURS, *SHAPES) for said in ("Yes", "No")]
@@ -102,8 +102,8 @@ class TileSample(Sample):
 
 
 def draw_question(
-    rng: np.random.Generator, questions: dict[str, list[Question]], tiles: Sequence[Tile]
-) -> tuple[Question, int]:
+    rng: np.random.Generator, questions: dict[str, list[VqaQuestion]], tiles: Sequence[Tile]
+) -> tuple[VqaQuestion, int]:
     """A question about one of a mosaic's tiles, and which.
 
     Whether-questions ask for something that a tile of the mosaic shows, or for anything; which tile is meant is drawn
@@ -122,13 +122,13 @@ def draw_question(
     return _one(rng, questions[f"colour {tile.shape}" if rng.random() < 0.5 else f"shape {tile.colour}"]), target
 
 
-def _one(rng: np.random.Generator, items: Sequence) -> Question:
+def _one(rng: np.random.Generator, items: Sequence) -> VqaQuestion:
     return items[int(rng.integers(len(items)))]
 
 
-def question_sampler(tokenizer, questions: Iterable[Question]) -> Callable[..., TileSample]:
+def question_sampler(tokenizer, questions: Iterable[VqaQuestion]) -> Callable[..., TileSample]:
     """Samples of questions about one tile of a mosaic, answered in R1's format."""
-    by_kind: dict[str, list[Question]] = {}
+    by_kind: dict[str, list[VqaQuestion]] = {}
     for question in questions:
         by_kind.setdefault(f"{question.kind} {question.word}".strip(), []).append(question)
     kept: dict[str, list[int]] = {}

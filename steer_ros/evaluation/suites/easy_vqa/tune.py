@@ -2,7 +2,7 @@
 
     python -m steer_ros.evaluation.suites.easy_vqa.tune
 
-`vqa.SETTING` was chosen by it; no test image takes part.
+`suite.SETTING` was chosen by it; no test image takes part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ....steering.schedule import as_schedule
 from ...harness.intervals import Row, share
 from ...harness.steering_setup import UNSTEERED, Setting
 from .data import Tile, draw_mosaic, load_tiles
-from .suite import PERCEPTION, REASONING, Asked, Judge, draw_asked, tile_mask
+from .suite import PERCEPTION, REASONING, Judge, TileQuestion, draw_tile_questions, tile_mask
 
 STRENGTHS = {
     "additive": (1.0, 2.0, 4.0, 8.0),
@@ -36,7 +36,7 @@ def by_setting(
     reasoner: Reasoner,
     settings: Sequence[Setting],
     tiles: Sequence[Tile],
-    asked: Sequence[Asked],
+    asked: Sequence[TileQuestion],
     seed: int = 0,
 ) -> list[Row]:
     """Accuracy on the same questions about the same 3x3 mosaics, steered in each of the ways."""
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)
     tiles = load_tiles("tune")
-    asked = draw_asked(tiles, args.questions, seed=0)
+    asked = draw_tile_questions(tiles, args.questions, seed=0)
     ways = [(law, strength, run) for run in args.schedules for law in args.laws for strength in STRENGTHS[law]]
     settings = [UNSTEERED, *(_setting(*way) for way in ways)]
     for setting, row in zip(settings, by_setting(perceiver, reasoner, settings, tiles, asked)):

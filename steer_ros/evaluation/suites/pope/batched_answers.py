@@ -1,4 +1,4 @@
-"""The questions of one scene answered in batches: the frame is read once, and each question's rows follow it."""
+"""The questions of one scene answered in batches: the frame is prefilled once, and each question's rows follow it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ YES, NO = "Yes.", "No."
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A frame as the reasoner has read it, up to its last visual token: no row of that is ever steered."""
+class PrefilledFrame:
+    """A frame prefilled into the reasoner, up to its last visual token: none of these rows is ever steered."""
 
     features: VisualFeatures
     head: Context
@@ -53,8 +53,8 @@ class Answerer:
             layout.think_end if layout.opens_thought else None,
         )
 
-    def look(self, features: VisualFeatures) -> Scene:
-        """Read a frame."""
+    def prefill(self, features: VisualFeatures) -> PrefilledFrame:
+        """Prefill a frame."""
         reasoner = self._reasoner
         must_see(reasoner, features)
         context = reasoner.layout.with_tokens("", [int(features.tokens.shape[0])])
@@ -62,9 +62,11 @@ class Answerer:
         head = Context(context.ids[: start + length], context.spans, TOKEN)
         with torch.no_grad():
             cache = self._decoder.read(embeds=embed(reasoner.model, head, [features.tokens], reasoner.bridge))
-        return Scene(features, head, cache)
+        return PrefilledFrame(features, head, cache)
 
-    def answer(self, scene: Scene, prompts: Sequence[str], setting: Setting, weights: np.ndarray | None) -> list[str]:
+    def answer(
+        self, frame: PrefilledFrame, prompts: Sequence[str], setting: Setting, weights: np.ndarray | None
+    ) -> list[str]:
         """The action of each answer, stripped; "" where the thought was never closed.
 
         Args:
@@ -72,23 +74,23 @@ class Answerer:
         """
         steers = weights is not None and setting.steers
         schedule = as_schedule(setting.schedule) if steers else None
-        known = len(scene.head.ids)
-        tails = [self._reasoner.layout.with_tokens(p, [scene.head.spans[0][1]]).ids[known:] for p in prompts]
+        known = len(frame.head.ids)
+        tails = [self._reasoner.layout.with_tokens(p, [frame.head.spans[0][1]]).ids[known:] for p in prompts]
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, tail in enumerate(tails):
             by_length[len(tail)].append(place)
         answers = [""] * len(prompts)
         for places in by_length.values():
-            with self._steering(scene, setting, weights) if steers else nullcontext():
-                cache = pick(scene.cache, [0] * len(places))
+            with self._steering(frame, setting, weights) if steers else nullcontext():
+                cache = pick(frame.cache, [0] * len(places))
                 texts = self._decoder.write(cache, [tails[place] for place in places], LONGEST, schedule=schedule)
             for place, text in zip(places, texts, strict=True):
                 answers[place] = self._action(text)
         return answers
 
-    def _steering(self, scene: Scene, setting: Setting, weights: np.ndarray):
-        spans = [Span(*span) for span in scene.head.spans]
-        tokens = pool_to_tokens(setting.mask(weights), scene.features.grid.merge).reshape(-1)
+    def _steering(self, frame: PrefilledFrame, setting: Setting, weights: np.ndarray):
+        spans = [Span(*span) for span in frame.head.spans]
+        tokens = pool_to_tokens(setting.mask(weights), frame.features.grid.merge).reshape(-1)
         field = SteeringField(spans, [tokens], setting.gain, self._reasoner.device)
         return self._attachment.steer(field, setting.law, setting.gate)
 

@@ -1,4 +1,4 @@
-"""Where perception looks for what a question asks about: all phrases of one frame grounded in one batch."""
+"""The region of what a question asks about: all phrases of one frame grounded in one batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...harness.cases import Case
 LONGEST = 128  # tokens, as Perceiver.ground
 
 
-class Grounder:
+class BatchGrounder:
     """Boxes by phrase, as `Perceiver.ground` gives them one by one. The frame is read once."""
 
     def __init__(self, perceiver: Perceiver):
@@ -55,13 +55,13 @@ class Grounder:
 
 
 class TrueBoxes:
-    """In a Grounder's place: the boxes of the scene's own objects that a phrase fits."""
+    """Stands in for a `BatchGrounder`: the true boxes of the objects that a phrase fits."""
 
     def __init__(self, case: Case):
         self._case = case
 
     def ground(self, phrases: Iterable[str], features: VisualFeatures) -> dict[str, list[Box]]:
-        """As `Grounder.ground`."""
+        """As `BatchGrounder.ground`."""
         known = [((o.name, f"{o.colour} object", o.shape), self._case.box(o)) for o in self._case.objects]
         return {phrase: [box for names, box in known if phrase in names] for phrase in phrases}
 
@@ -74,7 +74,7 @@ class Found:
     named: bool
 
 
-def regions(grounder: Grounder | TrueBoxes, names: Sequence[str], features: VisualFeatures) -> dict[str, Found]:
+def regions(grounder: BatchGrounder | TrueBoxes, names: Sequence[str], features: VisualFeatures) -> dict[str, Found]:
     """The region of each name ("red beaker"), by the rule of `pope`: what perception finds by that name; if nothing,
     all that it finds of the colour; if nothing, all that it finds of the shape; if nothing, no boxes."""
     found = grounder.ground(names, features)

@@ -7,7 +7,7 @@ yes as no, in three splits that share the first and differ in the second:
 - adversarial: absent ones whose colour and shape both occur in the scene, then those that share one of them.
 What lies there but is mostly hidden is not asked about.
 
-**No region comes from truth.** One rule for every question, whatever its answer (`pope_regions.regions`): what
+**No region comes from truth.** One rule for every question, whatever its answer (`regions.regions`): what
 perception finds by the name that is asked for ("red beaker"); if nothing, all that it finds of the colour ("red
 object"); if nothing, all that it finds of the shape. So a question to be answered no has its region as well: the red
 things, for the reasoner to see that none of them is a beaker. The reasoner answers, not the region: what an answer
@@ -15,9 +15,10 @@ things, for the reasoner to see that none of them is a beaker. The reasoner answ
 truth, by the same rule, would mend (`_true_region`): how far better regions could bring this reasoner.
 
 Against unsteered greedy answers to the same questions; the control steers to regions of the same size elsewhere. The
-questions of a scene are answered in batches (`batching`), token for token as `Reasoner.generate` would without its
-guard. The rule, the law, its strength and schedule were chosen on scenes from seed 540,000 up; they are the suite's
-own, since the built-in reasoner's default leaves alone whatever it is sure of by 90%, and so nearly every yes and no.
+questions of a scene are answered in batches (`batched_answers`), token for token as `Reasoner.generate` would without
+its guard. The rule, the law, its strength and schedule were chosen on scenes from seed 540,000 up; they are the
+suite's own, since the built-in reasoner's default leaves alone whatever it is sure of by 90%, and so nearly every yes
+and no.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from ....regions.boxes import Box
 from ....regions.mask import union
 from ....steering import make_law
 from ...harness.cases import Case, cases, check, reach
-from ...harness.eval_config import Options
+from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row, errors_cut, share, yes_no
-from ...harness.results import Tally, gather
+from ...harness.results import Results, run_parallel
 from ...harness.steering_setup import UNSTEERED, Setting, override
 from .batched_answers import NO, YES, Answerer
-from .regions import Found, Grounder, TrueBoxes, regions
+from .regions import BatchGrounder, Found, TrueBoxes, regions
 
 SEED = 420_000
 SALT = 3
@@ -81,7 +82,7 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Question:
+class ExistenceQuestion:
     """Is there such a thing? Asked once, and counted in each of the splits."""
 
     name: str
@@ -94,48 +95,48 @@ class Question:
         return exists_answer(self.name, []).prompt
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS."""
     check(options, SCENES)
-    tally = gather(options, part, options.size(SCENES))
-    rows = tally.shares(("malformed", "region_found"))
+    results = run_parallel(options, part, options.size(SCENES))
+    rows = results.shares(("malformed", "region_found"))
     for split in SPLITS:
         for way in WAYS[:2]:
-            columns = (tally.values(f"{split}_{what}{way}") for what in ("yes", "there"))
-            measured = yes_no(*columns, tally.scenes(f"{split}_yes{way}"))
+            columns = (results.values(f"{split}_{what}{way}") for what in ("yes", "there"))
+            measured = yes_no(*columns, results.scenes(f"{split}_yes{way}"))
             rows |= {f"{split}_{measure}{way}": measured[measure] for measure in _MEASURES}
-    right, plain = tally.values("adversarial_right"), tally.values("adversarial_right_unsteered")
-    scenes = tally.scenes("adversarial_right")
-    rows["adversarial_gain"] = tally.less("adversarial_right", "adversarial_right_unsteered")
-    rows["adversarial_gain_random_region"] = tally.less(
+    right, plain = results.values("adversarial_right"), results.values("adversarial_right_unsteered")
+    scenes = results.scenes("adversarial_right")
+    rows["adversarial_gain"] = results.paired_difference("adversarial_right", "adversarial_right_unsteered")
+    rows["adversarial_gain_random_region"] = results.paired_difference(
         "adversarial_right_random_region", "adversarial_right_unsteered"
     )
-    rows["adversarial_accuracy_perception"] = tally.share("adversarial_right_perception")
+    rows["adversarial_accuracy_perception"] = results.share("adversarial_right_perception")
     wrong = [place for place, right_there in enumerate(plain) if not right_there]
-    followed = tally.values("adversarial_right_perception")
+    followed = results.values("adversarial_right_perception")
     rows["adversarial_errors_followed"] = share([followed[i] for i in wrong], [scenes[i] for i in wrong])
     rows["adversarial_errors_cut"] = errors_cut(right, plain, scenes)
-    true = tally.values("adversarial_right_true_region")
+    true = results.values("adversarial_right_true_region")
     rows["adversarial_errors_cut_true_region"] = errors_cut(true, plain, scenes)
-    rows["yes_share_shift"] = tally.less("adversarial_yes", "adversarial_yes_unsteered")
+    rows["yes_share_shift"] = results.paired_difference("adversarial_yes", "adversarial_yes_unsteered")
     return {key: rows[key] for key in KEYS}
 
 
-def part(options: Options, index: int, of: int) -> Tally:
+def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, tally, count = override(options.setting or SETTING, options.overrides), Tally(), options.size(SCENES)
+    setting, results, count = override(options.setting or SETTING, options.overrides), Results(), options.size(SCENES)
     first = options.first_seed(SEED)
     lying = names_lying(options, first, count)
     popular = by_frequency(lying.values())
-    answerer, grounder = Answerer(reasoner), Grounder(perceiver)
+    answerer, grounder = Answerer(reasoner), BatchGrounder(perceiver)
     found = cases(perceiver, first, count, options.data, names=2, part=(index, of))
     for done, case in enumerate(found, 1):
         questions = ask_about(case, lying.get(case.key, set()), popular)
-        judge(grounder, answerer, case, questions, setting, tally)
+        judge(grounder, answerer, case, questions, setting, results)
         if done % 20 == 0:
             options.progress(f"pope: {done * of} of {count} scenes")
-    return tally
+    return results
 
 
 def by_frequency(names: Iterable[Iterable[str]]) -> list[str]:
@@ -144,7 +145,7 @@ def by_frequency(names: Iterable[Iterable[str]]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def names_lying(options: Options, first: int, count: int) -> dict[int, set[str]]:
+def names_lying(options: EvalConfig, first: int, count: int) -> dict[int, set[str]]:
     """What lies on the bench, hidden or not, by scene."""
     if options.data is not None:
         return {
@@ -153,7 +154,7 @@ def names_lying(options: Options, first: int, count: int) -> dict[int, set[str]]
     return {seed: {o.name for o in make_scene(seed).objects} for seed in reach(first, count)}
 
 
-def ask_about(case: Case, lying: set[str], popular: Sequence[str]) -> list[Question]:
+def ask_about(case: Case, lying: set[str], popular: Sequence[str]) -> list[ExistenceQuestion]:
     """The questions of one scene.
 
     Args:
@@ -182,21 +183,23 @@ def ask_about(case: Case, lying: set[str], popular: Sequence[str]) -> list[Quest
         for name in names:
             splits[name].append(split)
     yes = [there[i] for i in rng.permutation(len(there))[:count]]
-    return [Question(name, True, SPLITS) for name in yes] + [Question(n, False, tuple(s)) for n, s in splits.items()]
+    return [ExistenceQuestion(name, True, SPLITS) for name in yes] + [
+        ExistenceQuestion(n, False, tuple(s)) for n, s in splits.items()
+    ]
 
 
 def judge(
-    grounder: Grounder,
+    grounder: BatchGrounder,
     answerer: Answerer,
     case: Case,
-    questions: Sequence[Question],
+    questions: Sequence[ExistenceQuestion],
     setting: Setting,
-    tally: Tally,
+    results: Results,
 ) -> None:
     """Answer and judge the questions of one scene: unsteered, steered, steered elsewhere, and by truth."""
-    scene = answerer.look(case.features)
+    frame = answerer.prefill(case.features)
     prompts = [question.prompt for question in questions]
-    answers = {"_unsteered": answerer.answer(scene, prompts, UNSTEERED, None)}
+    answers = {"_unsteered": answerer.answer(frame, prompts, UNSTEERED, None)}
     answers |= {way: list(answers["_unsteered"]) for way in ("", "_random_region", "_true_region")}
     names = [question.name for question in questions]
     found = regions(grounder, names, case.features)
@@ -206,18 +209,18 @@ def judge(
     adversarial = [place for place in everything if "adversarial" in questions[place].splits]
     for way, where, places in (("", found, everything), ("_true_region", true, adversarial)):
         for boxes, shared in _by_boxes(where, names, places).items():
-            _answer(answers[way], answerer, scene, shared, prompts, setting, weights_of(case, boxes))
+            _answer(answers[way], answerer, frame, shared, prompts, setting, weights_of(case, boxes))
     for boxes, shared in _by_boxes(found, names, adversarial).items():
         off = weights_of(case, [elsewhere(case, box) for box in boxes])
-        _answer(answers["_random_region"], answerer, scene, shared, prompts, setting, off)
+        _answer(answers["_random_region"], answerer, frame, shared, prompts, setting, off)
     for place, question in enumerate(questions):
-        tally.add("malformed", answers[""][place] not in (YES, NO), case.scene)
-        tally.add("region_found", bool(found[question.name].boxes), case.scene)
+        results.add("malformed", answers[""][place] not in (YES, NO), case.scene)
+        results.add("region_found", bool(found[question.name].boxes), case.scene)
         for split in question.splits:
             for way in WAYS:
-                tally.add(f"{split}_right{way}", answers[way][place] == (YES if question.there else NO), case.scene)
-                tally.add(f"{split}_yes{way}", answers[way][place] == YES, case.scene)
-                tally.add(f"{split}_there{way}", question.there, case.scene)
+                results.add(f"{split}_right{way}", answers[way][place] == (YES if question.there else NO), case.scene)
+                results.add(f"{split}_yes{way}", answers[way][place] == YES, case.scene)
+                results.add(f"{split}_there{way}", question.there, case.scene)
 
 
 def _by_boxes(
@@ -241,9 +244,9 @@ def elsewhere(case: Case, box: Box) -> Box:
     return case.elsewhere(box, case.rng(SALT + int(box[0]) + 10_000 * int(box[1])))
 
 
-def _answer(answers: list[str], answerer: Answerer, scene, places, prompts, setting, weights) -> None:
+def _answer(answers: list[str], answerer: Answerer, frame, places, prompts, setting, weights) -> None:
     """Answer some of the questions anew, in place."""
     for place, answer in zip(
-        places, answerer.answer(scene, [prompts[i] for i in places], setting, weights), strict=True
+        places, answerer.answer(frame, [prompts[i] for i in places], setting, weights), strict=True
     ):
         answers[place] = answer

@@ -16,7 +16,7 @@ from ....perception import Perceiver
 from ....reasoning import Reasoner
 from ....regions.mask import Mask, box_weights
 from ....steering import make_law
-from ...harness.eval_config import Options
+from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row, difference, share, yes_no
 from ...harness.steering_setup import UNSTEERED, Setting
 from ..easy_vqa.data import read_image
@@ -141,7 +141,7 @@ def rows(benchmark: Benchmark, said: dict[str, Sequence[str]], found: Sequence[b
     return made
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """The suite on the published set in `options.data`."""
     benchmark = load_benchmark(options.data, options.kind, options.limit)
     perceiver, reasoner = options.perceiver(PERCEPTION), options.reasoner(REASONING)

