@@ -34,7 +34,7 @@ MISSING = "triton is not installed here: pip install 'triton>=3.6' (the extra st
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelConfig:
     """One thing to compile: a host function's launches, for a law and a shape, on a card (arch 90 or 120)."""
 
     entry: str  # decode (which launches merge too), prefill or update
@@ -86,14 +86,14 @@ class Row:
         return self.kernel, self.arch, self.head_size, self.dtype, self.group
 
 
-def choose_cases(
+def choose_configs(
     kernels: Sequence[str] = KERNELS,
     laws: Sequence[str] = tuple(LAWS),
     head_sizes: Sequence[int] = HEAD_SIZES,
     archs: Sequence[int] = ARCHS,
     dtypes: Sequence[str] = DTYPES,
     groups: Sequence[int] = GROUPS,
-) -> list[Case]:
+) -> list[KernelConfig]:
     """Every shipped configuration: all laws and head sizes, with focus and without, in the first dtype for the first
     group; none and additive, of which the ratio is budgeted, also in 16 bits of either kind, with gaps, gates and the
     other groups; at the largest head size, where registers and shared memory are scarcest, every law with any of
@@ -110,45 +110,45 @@ def choose_cases(
             raise ValueError(f"{name}: {wrong[0]}; accepted are {', '.join(map(str, known))}")
     laws = ["none", *(law for law in laws if law != "none")]
     entries = [e for e, its in (("decode", ("decode", "merge")), ("prefill", ("prefill",))) if set(its) & set(kernels)]
-    cases = []
+    configs = []
     for arch in archs:
         for entry in entries:
             for law in laws:
-                first = Case(entry, law, arch, head_sizes[0], dtypes[0], group=groups[0])
+                first = KernelConfig(entry, law, arch, head_sizes[0], dtypes[0], group=groups[0])
                 for size in head_sizes:
-                    case, scarce = replace(first, head_size=size), size == max(head_sizes)
-                    cases += [case, replace(case, focus=True)]
+                    config, scarce = replace(first, head_size=size), size == max(head_sizes)
+                    configs += [config, replace(config, focus=True)]
                     if scarce or law in ("none", "additive"):
-                        cases += [replace(case, dtype=dtype) for dtype in dtypes[1:] if scarce or dtype != "fp32"]
+                        configs += [replace(config, dtype=dtype) for dtype in dtypes[1:] if scarce or dtype != "fp32"]
                     if entry == "decode":  # prefill takes the heads of a group one by one
                         some = scarce or (law in ("none", "additive") and size == min(head_sizes))
-                        cases += [replace(case, group=group) for group in groups[1:] if some]
+                        configs += [replace(config, group=group) for group in groups[1:] if some]
                         gates = groups if law == "additive" and size == min(head_sizes) else groups[:1]
                         if law == "additive" or (scarce and law != "none"):
-                            cases += [replace(case, gated=True, group=group) for group in gates]
+                            configs += [replace(config, gated=True, group=group) for group in gates]
                     elif law == "additive":
-                        cases += [replace(case, gaps=True), replace(case, gated=True)]
-                        cases.append(replace(case, gaps=True, gated=True))
+                        configs += [replace(config, gaps=True), replace(config, gated=True)]
+                        configs.append(replace(config, gaps=True, gated=True))
                     elif scarce and law != "none":
-                        cases.append(replace(case, gaps=True, gated=True))
+                        configs.append(replace(config, gaps=True, gated=True))
         if "update" in kernels:
-            cases.append(Case("update", "none", arch, 0))
-    return cases
+            configs.append(KernelConfig("update", "none", arch, 0))
+    return configs
 
 
-def compile_case(case: Case, kernels: Sequence[str] = KERNELS) -> list[Row]:
+def compile_config(config: KernelConfig, kernels: Sequence[str] = KERNELS) -> list[Row]:
     """Compile what one case launches. A RuntimeError says what was wrong: no Triton, TRITON_INTERPRET set, or
     a kernel that does not compile."""
     compiled: list = []
-    with recording(case.arch, lambda name: short_name(name) in kernels, compiled):
+    with recording(config.arch, lambda name: short_name(name) in kernels, compiled):
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # Triton prints all of a kernel that fails
-                _launch(case)
+                _launch(config)
         except Exception as error:  # Triton's own do not survive the way back from a process
-            raise RuntimeError(f"{case} does not compile: {type(error).__name__}: {error}") from None
+            raise RuntimeError(f"{config} does not compile: {type(error).__name__}: {error}") from None
     rows: list[Row] = []
     for kernel in compiled:
-        row = measure(kernel, short_name(kernel.name), case)
+        row = measure(kernel, short_name(kernel.name), config)
         if row not in rows:
             rows.append(replace(row, launch=1 + sum(row.kernel == other.kernel for other in rows)))
     return rows
@@ -159,41 +159,41 @@ def short_name(function: str) -> str:
     return function.strip("_").removesuffix("_kernel")
 
 
-def _launch(case: Case) -> None:
+def _launch(config: KernelConfig) -> None:
     """Call the host function of a case as the API does: one sequence, two key heads, a static cache at decode."""
     import torch
 
     from .fields import make_key_field
 
     keys, key_heads, n_rows = 640, 2, 64
-    spans = [(0, 280), (296, 280)] if case.gaps else [(0, 576)]
+    spans = [(0, 280), (296, 280)] if config.gaps else [(0, 576)]
     weights = torch.zeros(keys, dtype=torch.int8)
     weights[100:200] = 127  # within a span in either case
-    if case.entry == "update":
+    if config.entry == "update":
         from .update import update_field
 
         field = make_key_field(weights, spans, device="cpu")
-        update_field(field, torch.stack([field.weights] * 2), torch.ones(2), impl="triton", arch=case.arch)
+        update_field(field, torch.stack([field.weights] * 2), torch.ones(2), impl="triton", arch=config.arch)
         return
-    q_heads = key_heads * case.group
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[case.dtype]
+    q_heads = key_heads * config.group
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.dtype]
     gains = torch.ones(q_heads).to(torch.float8_e4m3fn)
-    plain = case.law == "none" and not case.focus
+    plain = config.law == "none" and not config.focus
     field = None if plain else make_key_field(weights, spans, gains=gains, device="cpu")
-    k = torch.zeros(1, key_heads, keys, case.head_size, dtype=dtype)
+    k = torch.zeros(1, key_heads, keys, config.head_size, dtype=dtype)
     one = torch.ones(1)
-    rows = torch.ones(1 if case.entry == "decode" else n_rows, dtype=torch.bool) if case.gated else None
-    shared = dict(scale=case.head_size**-0.5, rows=rows, focus=case.focus, arch=case.arch)
-    if case.entry == "decode":
+    rows = torch.ones(1 if config.entry == "decode" else n_rows, dtype=torch.bool) if config.gated else None
+    shared = dict(scale=config.head_size**-0.5, rows=rows, focus=config.focus, arch=config.arch)
+    if config.entry == "decode":
         from .impl.triton.decode import decode
 
-        q = torch.zeros(1, q_heads, 1, case.head_size, dtype=dtype)
-        decode(q, k, k, field, case.law, one, one, length=torch.tensor([keys], dtype=torch.int32), **shared)
+        q = torch.zeros(1, q_heads, 1, config.head_size, dtype=dtype)
+        decode(q, k, k, field, config.law, one, one, length=torch.tensor([keys], dtype=torch.int32), **shared)
     else:
         from .impl.triton.prefill import prefill
 
-        q = torch.zeros(1, q_heads, n_rows, case.head_size, dtype=dtype)
-        prefill(q, k, k, field, case.law, one, one, q_start=keys - n_rows, length=keys, **shared)
+        q = torch.zeros(1, q_heads, n_rows, config.head_size, dtype=dtype)
+        prefill(q, k, k, field, config.law, one, one, q_start=keys - n_rows, length=keys, **shared)
 
 
 @contextlib.contextmanager
@@ -256,7 +256,7 @@ def _operations(cubin: bytes) -> list[int]:
     return found
 
 
-def measure(kernel, name: str, case: Case) -> Row:
+def measure(kernel, name: str, config: KernelConfig) -> Row:
     """Read a compiled kernel's machine code."""
     import triton
 
@@ -268,20 +268,20 @@ def measure(kernel, name: str, case: Case) -> Row:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
     if usage is None:
-        raise RuntimeError(f"cuobjdump said nothing about the resources of {name} on sm_{case.arch}")
+        raise RuntimeError(f"cuobjdump said nothing about the resources of {name} on sm_{config.arch}")
     registers, stack, static, local = map(int, usage.groups())
     counted = [code for code in _operations(kernel.asm["cubin"]) if code != NOP]
-    headless = case.head_size == 0
+    headless = config.head_size == 0
     return Row(
         kernel=name,
-        law=case.law,
-        arch=case.arch,
-        head_size=case.head_size,
-        dtype="int8" if headless else case.dtype,
-        focus=case.focus,
-        gaps=case.gaps,
-        gated=case.gated,
-        group=0 if headless else case.group,
+        law=config.law,
+        arch=config.arch,
+        head_size=config.head_size,
+        dtype="int8" if headless else config.dtype,
+        focus=config.focus,
+        gaps=config.gaps,
+        gated=config.gated,
+        group=0 if headless else config.group,
         shared_bytes=int(kernel.metadata.shared) + static,
         spills=sum(code in LOCAL for code in counted),
         stack_bytes=stack + local,

@@ -64,13 +64,13 @@ def main(args: argparse.Namespace) -> int:
         print(f"steer-ros bench compile: {inspect.MISSING}", file=sys.stderr)
         return 2
     try:
-        cases = inspect.choose_cases(args.kernels, args.laws, args.head_sizes, args.arch, args.dtypes, args.groups)
+        configs = inspect.choose_configs(args.kernels, args.laws, args.head_sizes, args.arch, args.dtypes, args.groups)
     except ValueError as error:
         print(f"steer-ros bench compile: {error}", file=sys.stderr)
         return 2
     begun = time.perf_counter()
     try:
-        rows = compile_rows(cases, args.kernels, args.jobs)
+        rows = compile_rows(configs, args.kernels, args.jobs)
     except RuntimeError as error:
         print(f"steer-ros bench compile: {error}", file=sys.stderr)
         return 2
@@ -85,11 +85,11 @@ def main(args: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def compile_rows(cases: Sequence[inspect.Case], kernels: Sequence[str], jobs: int) -> list[inspect.Row]:
+def compile_rows(configs: Sequence[inspect.KernelConfig], kernels: Sequence[str], jobs: int) -> list[inspect.Row]:
     """Compile the cases in `jobs` fresh processes: kernels must be imported where TRITON_INTERPRET is not set."""
     found: dict[inspect.Row, None] = {}
     with _compiler_environment(), spawned(jobs) as pool:
-        for rows in pool.map(partial(inspect.compile_case, kernels=tuple(kernels)), cases):
+        for rows in pool.map(partial(inspect.compile_config, kernels=tuple(kernels)), configs):
             found.update(dict.fromkeys(rows))
     return inspect.with_ratios(sorted(found, key=_order))
 

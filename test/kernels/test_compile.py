@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from steer_ros.commands import bench
 from steer_ros.kernels import LAWS, inspect
-from steer_ros.kernels.inspect import Case, Row, broken_budgets, choose_cases, with_ratios
+from steer_ros.kernels.inspect import KernelConfig, Row, broken_budgets, choose_configs, with_ratios
 
 COLUMNS = {
     "kernel", "law", "arch", "head_size", "dtype", "focus", "gaps", "gated", "group", "shared_bytes", "spills",
@@ -69,7 +69,7 @@ def test_a_subset_is_within_budget_and_written_down(tmp_path):
 
 def test_a_broken_budget_exits_with_1_and_names_the_row(capsys, monkeypatch, tmp_path):
     rows = [row(), row(law="additive", instructions=1060, instructions_ratio=1.06), row(law="share", spills=2)]
-    monkeypatch.setattr(bench, "compile_rows", lambda cases, kernels, jobs: rows)
+    monkeypatch.setattr(bench, "compile_rows", lambda configs, kernels, jobs: rows)
     out = tmp_path / "out.json"
     code, table, err = run_here(capsys, "--json", str(out), "--max-ratio", "1.05", "--max-shared", "65536")
     assert code == 1
@@ -89,13 +89,13 @@ def test_a_broken_budget_exits_with_1_and_names_the_row(capsys, monkeypatch, tmp
 
 
 def test_a_kernel_that_does_not_compile_is_one_line(capsys, monkeypatch):
-    def fail(cases, kernels, jobs):
-        raise RuntimeError("Case(...) does not compile: CompilationError: at 3:1")
+    def fail(configs, kernels, jobs):
+        raise RuntimeError("KernelConfig(...) does not compile: CompilationError: at 3:1")
 
     monkeypatch.setattr(bench, "compile_rows", fail)
     code, out, err = run_here(capsys)
     assert (code, out) == (2, "")
-    assert err == "steer-ros bench compile: Case(...) does not compile: CompilationError: at 3:1\n"
+    assert err == "steer-ros bench compile: KernelConfig(...) does not compile: CompilationError: at 3:1\n"
 
 
 SPILLING = """
@@ -145,10 +145,10 @@ def test_spills_and_stack_are_seen(tmp_path):
     assert int(tight[1]) == 32 and int(tight[2]) > 100 and int(tight[3]) > 100
 
 
-def test_every_law_head_size_card_and_dtype_is_among_the_cases():
-    cases = choose_cases()
+def test_every_law_head_size_card_and_dtype_is_among_the_configs():
+    configs = choose_configs()
     for entry in ("decode", "prefill"):
-        mine = [c for c in cases if c.entry == entry]
+        mine = [c for c in configs if c.entry == entry]
         assert {(c.law, c.head_size, c.arch) for c in mine} == {
             (law, size, arch) for law in LAWS for size in (64, 80, 96, 128) for arch in (90, 120)
         }
@@ -157,17 +157,17 @@ def test_every_law_head_size_card_and_dtype_is_among_the_cases():
         assert {(c.law, c.head_size) for c in mine if c.focus} == {(c.law, c.head_size) for c in mine}
         assert {(c.law, c.head_size) for c in mine if c.dtype == "fp32"} == {(law, 128) for law in LAWS}
         assert {c.head_size for c in mine if c.gated and c.law == "additive"} == {64, 80, 96, 128}
-    gaps = {(c.head_size, c.gaps, c.gated) for c in cases if c.entry == "prefill" and c.law == "additive"}
+    gaps = {(c.head_size, c.gaps, c.gated) for c in configs if c.entry == "prefill" and c.law == "additive"}
     assert len(gaps) == 4 * 4
-    groups = {(c.law, c.head_size, c.group) for c in cases if c.entry == "decode"}
+    groups = {(c.law, c.head_size, c.group) for c in configs if c.entry == "decode"}
     assert groups >= {(law, size, g) for law in ("none", "additive") for size in (64, 128) for g in (1, 6, 8, 12, 16)}
-    assert {c.arch for c in cases if c.entry == "update"} == {90, 120}
-    assert len(set(cases)) == len(cases)
+    assert {c.arch for c in configs if c.entry == "update"} == {90, 120}
+    assert len(set(configs)) == len(configs)
 
 
 def test_none_is_compiled_beside_any_law():
-    assert {c.law for c in choose_cases(("merge",), ("share",))} == {"none", "share"}
-    assert {c.entry for c in choose_cases(("merge",), ("share",))} == {"decode"}
+    assert {c.law for c in choose_configs(("merge",), ("share",))} == {"none", "share"}
+    assert {c.entry for c in choose_configs(("merge",), ("share",))} == {"decode"}
 
 
 def test_ratios_are_to_the_same_kernel_unsteered():
@@ -242,7 +242,7 @@ def test_without_triton_one_line_says_so(capsys, monkeypatch):
 def test_the_interpreter_is_refused(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
-        inspect.compile_case(Case("decode", "none", 90, 64))
+        inspect.compile_config(KernelConfig("decode", "none", 90, 64))
 
 
 def test_this_process_gets_its_environment_back(monkeypatch):
