@@ -15,7 +15,7 @@ HEAD_SIZE = 128
 # (query heads, key heads) of models that have each group; the R1 distils are 4 (Llama-8B), 5 (14B, 32B), 6 (1.5B),
 # 7 (7B) and 8 (Llama-70B)
 HEADS = {6: (12, 2), 7: (28, 4), 5: (40, 8), 4: (32, 8), 8: (64, 8), 1: (16, 16)}
-LAWS = {  # law → (alpha, mark): strengths that the docs use
+LAWS = {  # law → (alpha, setpoint): those that the docs use
     "none": (0.0, None),
     "additive": (2.0, None),
     "conserving": (4.0, None),
@@ -27,7 +27,7 @@ ROW_TOLERANCE = 4.0  # that of its worst row, of which a call may have only a fe
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """One attention call. All keys but the last 64 are one image's; rows are the last ones of the context.
 
     stage: "decode" (one row), "prefill" (every row, the last 64 of them text) or "text rows" (these 64 alone, the
@@ -57,8 +57,8 @@ class Case:
     @property
     def flop(self) -> int:
         """Multiplications and additions of the two products, over the keys that rows can see."""
-        seen = self.rows * (2 * self.keys - self.rows + 1) // 2
-        return 4 * self.heads[0] * self.head_size * seen
+        visible = self.rows * (2 * self.keys - self.rows + 1) // 2
+        return 4 * self.heads[0] * self.head_size * visible
 
     def bytes_moved(self, item: int) -> int:
         """The least that must go through memory: K, V, q and out once each, `item` bytes an element."""
@@ -66,18 +66,18 @@ class Case:
         return 2 * item * self.head_size * (k_heads * self.keys + q_heads * self.rows)
 
 
-def decode_cases(quick: bool = False) -> Iterator[Case]:
+def decode_cases(quick: bool = False) -> Iterator[BenchmarkCase]:
     """Decode: 640, 2,560 and 8,192 keys for every group."""
     for group in (6,) if quick else HEADS:
         for keys in (640,) if quick else (640, 2560, 8192):
-            yield Case("decode", keys, group)
+            yield BenchmarkCase("decode", keys, group)
 
 
-def prefill_cases(quick: bool = False) -> Iterator[Case]:
+def prefill_cases(quick: bool = False) -> Iterator[BenchmarkCase]:
     """Prefill of R1-1.5B's heads: 640, 1,024 and 2,560 keys, whole and text rows alone."""
     for keys in (640,) if quick else (640, 1024, 2560):
-        yield Case("prefill", keys, 6)
-        yield Case("text rows", keys, 6)
+        yield BenchmarkCase("prefill", keys, 6)
+        yield BenchmarkCase("text rows", keys, 6)
 
 
 class Inputs:
@@ -85,7 +85,7 @@ class Inputs:
     at weight 1: a bias of 2 that half precision holds exactly, so that everybody computes the same; the field's gains
     are 1, as a float8 table."""
 
-    def __init__(self, case: Case, dtype: torch.dtype, device: torch.device, copies: int = 1) -> None:
+    def __init__(self, case: BenchmarkCase, dtype: torch.dtype, device: torch.device, copies: int = 1) -> None:
         self.case, self.dtype, self.device = case, dtype, device
         q_heads, k_heads = case.heads
         generator = torch.Generator(device).manual_seed(case.keys * 100 + case.group)
@@ -105,7 +105,7 @@ class Inputs:
         self.text = torch.arange(case.keys - case.rows, case.keys, device=device) >= case.image  # [S]
         self.length = torch.tensor([case.keys], dtype=torch.int32, device=device)
         self.alpha = {law: torch.tensor([alpha], device=device) for law, (alpha, _) in LAWS.items()}
-        self.mark = {law: None if m is None else torch.tensor([m], device=device) for law, (_, m) in LAWS.items()}
+        self.setpoint = {law: None if m is None else torch.tensor([m], device=device) for law, (_, m) in LAWS.items()}
 
     def bias(self, law: str, dtype: torch.dtype) -> Tensor | None:
         """What other implementations are given: the causal mask with the additive law's bias, [1, 1, S, K]; for one
@@ -148,7 +148,9 @@ def exact_outputs(inputs: Inputs, laws: tuple[str, ...]) -> dict[str, Tensor]:
     """The reference in float64, of the first copy, for each law."""
     q, k, v = (t.double() for t in (inputs.q, inputs.k[0], inputs.v[0]))
     return {
-        law: steered_attention(q, k, v, inputs.field, law, alpha=LAWS[law][0], mark=LAWS[law][1], impl="reference")[0]
+        law: steered_attention(
+            q, k, v, inputs.field, law, alpha=LAWS[law][0], setpoint=LAWS[law][1], impl="reference"
+        )[0]
         for law in laws
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from cases import LAWS, TEXT_ROWS, Case, Inputs
+from cases import LAWS, TEXT_ROWS, BenchmarkCase, Inputs
 from providers import providers
 from report import align
 from timing import time_calls
@@ -25,7 +25,7 @@ def measure_turn(dtype: torch.dtype, device: torch.device, rounds: int, keys: in
     rounds = rounds if device.type == "cuda" else min(rounds, 3)  # where a prefill takes a second
     per_pass: dict[str, dict[str, float]] = {}
     for stage in ("decode", "prefill"):
-        inputs = Inputs(Case(stage, keys, 6), dtype, device, LAYERS)
+        inputs = Inputs(BenchmarkCase(stage, keys, 6), dtype, device, LAYERS)
         calls = {law: [_in_turn(layers)] for law, layers in _ours(inputs).items()}
         per_pass[stage] = {law: times.warm_us for law, times in time_calls(calls, device, rounds).items()}
     merge_us = _update_us(device, rounds, keys)
@@ -47,7 +47,7 @@ def measure_sweep(dtype: torch.dtype, device: torch.device, rounds: int, keys: i
     counts = SWEEP if device.type == "cuda" else tuple(keys * 2**n for n in range(4))
     found, lines = [], [("keys", *LAWS, "GB/s")]
     for count in counts:
-        case = Case("decode", count, 6)
+        case = BenchmarkCase("decode", count, 6)
         calls = {law: copies[:1] for law, copies in _ours(Inputs(case, dtype, device)).items()}
         times = {law: t.warm_us for law, t in time_calls(calls, device, rounds).items()}
         rate = case.bytes_moved(dtype.itemsize) / times["additive"] / 1e3
@@ -60,14 +60,14 @@ def measure_memory(dtype: torch.dtype, device: torch.device, rounds: int, keys: 
     """Bytes that steering holds for 2,304 tokens and R1-1.5B's heads: the field of a layer and the decode kernel's
     workspace. The gains of all 28 layers are a table of 28 · 12 bytes more."""
     del dtype, rounds, keys
-    field = Inputs(Case("decode", MEMORY_TOKENS + TEXT_ROWS, 6), torch.float32, torch.device("cpu")).field
+    field = Inputs(BenchmarkCase("decode", MEMORY_TOKENS + TEXT_ROWS, 6), torch.float32, torch.device("cpu")).field
     found: dict[str, object] = {"tokens": MEMORY_TOKENS, "field_bytes": field.memory_bytes, "workspace_bytes": None}
     words = f"memory for {MEMORY_TOKENS} tokens: field {field.memory_bytes} bytes"
     processors, arch = 132, 90
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
         processors, arch = card.multi_processor_count, 10 * card.major + card.minor
-    q_heads, k_heads = Case("decode", MEMORY_TOKENS, 6).heads
+    q_heads, k_heads = BenchmarkCase("decode", MEMORY_TOKENS, 6).heads
     try:
         sizes = {
             law: inspect.decode_workspace_bytes(
@@ -96,7 +96,7 @@ def _in_turn(layers: Sequence[Callable[[], Tensor]]) -> Callable[[], None]:
 
 def _update_us(device: torch.device, rounds: int, keys: int) -> float:
     """Microseconds to merge two regions into a field's weights: once a frame."""
-    field = Inputs(Case("decode", keys, 6), torch.float32, device).field
+    field = Inputs(BenchmarkCase("decode", keys, 6), torch.float32, device).field
     parts = torch.stack([field.weights, field.weights.flip(0)])
     strengths = torch.tensor([1.0, 0.5], device=device)
     return time_calls({"update": [lambda: update_field(field, parts, strengths)]}, device, rounds)["update"].warm_us

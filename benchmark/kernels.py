@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leave
 
 import report  # noqa: E402  (these need the package)
 import torch  # noqa: E402
-from cases import LAWS, Case, Inputs, decode_cases, error_of, exact_outputs, plain_error, prefill_cases  # noqa: E402
+from cases import LAWS, BenchmarkCase, Inputs, decode_cases, error_of, exact_outputs, plain_error, prefill_cases  # noqa: E402
 from extras import measure_memory, measure_sweep, measure_turn  # noqa: E402
 from providers import Provider, plain_pytorch, providers  # noqa: E402
 from timing import copies_to_flush, time_calls, time_once  # noqa: E402
@@ -48,7 +48,7 @@ class WrongKernelError(Exception):
     """One of our implementations is not within the error that plain PyTorch makes."""
 
 
-def measure_case(case: Case, dtype: torch.dtype, device: torch.device, rounds: int, flex: bool) -> list[dict]:
+def measure_case(case: BenchmarkCase, dtype: torch.dtype, device: torch.device, rounds: int, flex: bool) -> list[dict]:
     """Check and time every provider on one case. A row for each name and law."""
     copies = copies_to_flush(device, case.bytes_moved(dtype.itemsize))
     inputs = Inputs(case, dtype, device, copies)
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = [*decode_cases(quick), *prefill_cases(quick)]
     cases.sort(key=lambda case: case.group != 6)  # R1-1.5B first, should time run out
     if args.keys:
-        cases = [Case(case.stage, args.keys, case.group) for case in cases]
+        cases = [BenchmarkCase(case.stage, args.keys, case.group) for case in cases]
     rows: list[dict] = []
     left_out: list[str] = []
     try:

@@ -76,11 +76,11 @@ def plain_pytorch(inputs: Inputs) -> list[tuple[str, Callable[[], Tensor]]]:
 
 
 def _ours(law: str, impl: str, inputs: Inputs) -> Attend:
-    """As the models call it: strengths and, at decode, the length on the device."""
+    """As the models call it: alpha, setpoint and, at decode, the length on the device."""
     case, q = inputs.case, inputs.q
     field = None if law == "none" else inputs.field
     length = inputs.length if case.stage == "decode" and impl == "triton" else case.keys
-    arguments = dict(alpha=inputs.alpha[law], mark=inputs.mark[law], valid_length=length, impl=impl)
+    arguments = dict(alpha=inputs.alpha[law], setpoint=inputs.setpoint[law], valid_length=length, impl=impl)
     return lambda k, v: steered_attention(q, k, v, field, law, **arguments)[0]
 
 
@@ -120,13 +120,13 @@ def _flex(inputs: Inputs) -> Attend:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     q, case, text = inputs.q, inputs.case, inputs.text
-    tilt, first = LAWS["additive"][0] * inputs.w, case.keys - case.rows
+    bias, first = LAWS["additive"][0] * inputs.w, case.keys - case.rows
 
     def steer_one(score, batch, head, row, key):
-        return score + tilt[key]
+        return score + bias[key]
 
     def steer_text(score, batch, head, row, key):
-        return score + torch.where(text[row], tilt[key], 0.0)
+        return score + torch.where(text[row], bias[key], 0.0)
 
     def causal(batch, head, row, key):
         return key <= row + first

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 import torch
-from cases import LAWS, Case
+from cases import LAWS, BenchmarkCase
 
 _FORMS = {
     "error": "{:.1e}", "warm_us": "{:.2f}", "cold_us": "{:.2f}", "gb_s": "{:.0f}", "tflop_s": "{:.2f}",
@@ -154,7 +154,7 @@ def goals_table(found: Sequence[dict]) -> str:
     return align(lines, left=(0, 3, 4))
 
 
-def is_of(row: dict, case: Case) -> bool:
+def is_of(row: dict, case: BenchmarkCase) -> bool:
     """Whether the row is of the case."""
     return _case(row) == (case.stage, case.keys, case.group)
 

@@ -4,11 +4,11 @@
 """
 
 from . import inspect
-from .api import steered_attention, why_not_triton
-from .checks import IMPLS, LAW_NAMES, MARKED, MAX_ALPHA, check_alpha, check_law, check_mark
+from .api import steered_attention, triton_unsupported_reason
+from .checks import IMPLS, LAW_NAMES, MAX_ALPHA, SETPOINT_LAWS, check_alpha, check_law, check_setpoint
 from .fields import KeyField, make_key_field
 from .impl.reference import LAWS, SteeredAttention, steered_attention_reference
-from .impl.sdpa.row_bias import Terms, make_terms
+from .impl.sdpa.row_bias import RowBias, make_row_bias
 from .impl.sdpa.rows import attend_rows, chunk_rows, focus_rows
 from .update import update_field
 
@@ -16,22 +16,22 @@ __all__ = [
     "IMPLS",
     "LAWS",
     "LAW_NAMES",
-    "MARKED",
     "MAX_ALPHA",
+    "SETPOINT_LAWS",
     "KeyField",
+    "RowBias",
     "SteeredAttention",
-    "Terms",
     "attend_rows",
     "check_alpha",
     "check_law",
-    "check_mark",
+    "check_setpoint",
     "chunk_rows",
     "focus_rows",
     "inspect",
     "make_key_field",
-    "make_terms",
+    "make_row_bias",
     "steered_attention",
     "steered_attention_reference",
+    "triton_unsupported_reason",
     "update_field",
-    "why_not_triton",
 ]

@@ -17,9 +17,9 @@ from .impl.sdpa.call import steered_attention_sdpa
 
 _LAST_ROWS = -1  # q_start of the op: the rows are the context's last
 _SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, Tensor? weights, Tensor? visual, Tensor? seen, Tensor? gains, SymInt start, "
-    "bool gaps, str law, Tensor alpha, Tensor? mark, Tensor? rows, float scale, SymInt q_start, SymInt length, "
-    "Tensor? length_on_device, bool focus, str impl) -> (Tensor, Tensor)"
+    "(Tensor q, Tensor k, Tensor v, Tensor? weights, Tensor? visual, Tensor? weight_extrema, Tensor? gains, "
+    "SymInt start, bool has_gaps, str law, Tensor alpha, Tensor? setpoint, Tensor? rows, float scale, SymInt q_start, "
+    "SymInt length, Tensor? length_on_device, bool focus, str impl) -> (Tensor, Tensor)"
 )
 
 
@@ -31,15 +31,16 @@ def steered_attention(
     law: str,
     *,
     alpha: float | Tensor | None = None,
-    mark: float | Tensor | None = None,
+    setpoint: float | Tensor | None = None,
     rows: Tensor | None = None,
     scale: float | None = None,
     q_start: int | None = None,
     valid_length: int | Tensor | None = None,
     focus: bool = False,
     impl: str = "auto",
+    **unknown: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Causal attention whose text rows are steered by `law` (kernels/reference.py says what the laws do).
+    """Causal attention whose text rows are steered by `law` (impl/reference.py says what the laws do).
 
     Args:
         q: [B, Hq, S, D], one of float16, bfloat16, float32, float64.
@@ -48,9 +49,9 @@ def steered_attention(
         field: the weights by key position and the gains; None is plain attention. Rows inside V are never
             steered; text rows after it are, those between two frames too.
         law: "none", "additive", "conserving", "share", "target".
-        alpha: strength of the tilt, a number within ±64 or one float32 number on the device. None is 2 for
+        alpha: what weight 1 adds to a score, a number within ±64 or one float32 number on the device. None is 2 for
             additive and conserving, 0 for share and target.
-        mark: ρ of share (0 to 1) or ψ of target (between 0 and 1), a number or one float32 number on the device;
+        setpoint: ρ of share (0 to 1) or ψ of target (between 0 and 1), a number or one float32 number on the device;
             required for these two, None for the others.
         rows: bool [S] on the device, which rows the law may hold for; None is all.
         scale: of the scores, 1e−20 to 1e20; None is D ** −0.5.
@@ -67,15 +68,18 @@ def steered_attention(
         law (equal where a row is not steered), or None.
 
     There are no gradients; PyTorch warns if they are asked for. Numbers and CPU tensors are checked. A CUDA tensor's
-    value is not read, which would wait for the device: NaN in alpha or mark gives NaN there, and a weight below 0
-    under share or target is a tilt outside R.
+    value is not read, which would wait for the device: NaN in alpha or setpoint gives NaN there, and a weight below
+    0 under share or target is a bias outside R.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype, device, stride or range; the message names it.
         RuntimeError: the implementation named is not there, or not for this card.
+        TypeError: there is no such argument; if it was renamed, the message gives the new name.
     """
+    if unknown:
+        checks.refuse_keywords("steered_attention", unknown)
     checks.check_tensors(q, k, v)
-    checks.check_law(law, mark)
+    checks.check_law(law, setpoint)
     if impl not in checks.IMPLS:
         raise ValueError(f"impl: {impl!r}; accepted are {', '.join(checks.IMPLS)}")
     if isinstance(focus, Tensor) or focus not in (False, True):
@@ -96,22 +100,22 @@ def steered_attention(
     elif on_device is None:
         first = length - n_rows
     checks.check_field(field, q, length if on_device is None else None, keys)
-    strength = _strength("alpha", law, alpha, q)
-    aim = None if mark is None else _strength("mark", law, mark, q)
+    alpha = _scalar_tensor("alpha", law, alpha, q)
+    setpoint = None if setpoint is None else _scalar_tensor("setpoint", law, setpoint, q)
     scale = q.shape[3] ** -0.5 if scale is None else checks.check_scale(scale)
-    if _is_plain_call(q, k, v, field, strength, aim):
-        return _run(q, k, v, field, law, strength, aim, rows, scale, first, length, on_device, bool(focus), impl)
+    if _is_plain_call(q, k, v, field, alpha, setpoint):
+        return _run(q, k, v, field, law, alpha, setpoint, rows, scale, first, length, on_device, bool(focus), impl)
     tables = (None, None, None, None, 0, False)
     if field is not None:
-        tables = (field.weights, field.visual, field.seen, field.gains, field.start, field.gaps)
+        tables = (field.weights, field.visual, field.weight_extrema, field.gains, field.start, field.has_gaps)
     out, masses = torch.ops.steer_ros.steered_attention.default(
-        q, k, v, *tables, law, strength, aim, rows, scale, first, length, on_device, bool(focus), impl
+        q, k, v, *tables, law, alpha, setpoint, rows, scale, first, length, on_device, bool(focus), impl
     )
     return out, masses if focus else None
 
 
 def _is_plain_call(
-    q: Tensor, k: Tensor, v: Tensor, field: KeyField | None, alpha: Tensor, mark: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, field: KeyField | None, alpha: Tensor, setpoint: Tensor | None
 ) -> bool:
     """Whether nobody is there to see the operator: no compiler, tracer or mode, and no gradient is asked for. Then it
     is run without PyTorch's dispatcher, which takes a seventh of a CPU's decoding step."""
@@ -121,20 +125,20 @@ def _is_plain_call(
         return False
     if not torch.is_grad_enabled():
         return True
-    of_strength = alpha.requires_grad or (mark is not None and mark.requires_grad)
-    of_strength = of_strength or (field is not None and field.gains is not None and field.gains.requires_grad)
-    return not (of_strength or q.requires_grad or k.requires_grad or v.requires_grad)
+    needs_grad = alpha.requires_grad or (setpoint is not None and setpoint.requires_grad)
+    needs_grad = needs_grad or (field is not None and field.gains is not None and field.gains.requires_grad)
+    return not (needs_grad or q.requires_grad or k.requires_grad or v.requires_grad)
 
 
-def _strength(name: str, law: str, value: float | Tensor | None, q: Tensor) -> Tensor:
-    """alpha or mark as one number on q's device. Filled there, so that a graph being captured takes it."""
+def _scalar_tensor(name: str, law: str, value: float | Tensor | None, q: Tensor) -> Tensor:
+    """alpha or setpoint as one number on q's device. Filled there, so that a graph being captured takes it."""
     if isinstance(value, Tensor):
-        checks.check_strength(name, value, q)
+        checks.check_scalar_tensor(name, value, q)
         return value
-    if name == "mark":
-        number = checks.check_mark(law, value)
+    if name == "setpoint":
+        number = checks.check_setpoint(law, value)
     elif value is None:
-        number = 0.0 if law in checks.MARKED else 2.0
+        number = 0.0 if law in checks.SETPOINT_LAWS else 2.0
     else:
         number = checks.check_alpha(value)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -148,7 +152,7 @@ def _run(
     field: KeyField | None,
     law: str,
     alpha: Tensor,
-    mark: Tensor | None,
+    setpoint: Tensor | None,
     rows: Tensor | None,
     scale: float,
     q_start: int,
@@ -161,39 +165,40 @@ def _run(
     length is the tensor's where there is one."""
     kind = q.device.type
     if torch.is_autocast_enabled(kind):  # what is promised of a dtype holds for q's
-        options = (field, law, alpha, mark, rows, scale, q_start, length, length_on_device, focus, impl)
+        options = (field, law, alpha, setpoint, rows, scale, q_start, length, length_on_device, focus, impl)
         with torch.autocast(kind, enabled=False):
             return _run(q, k, v, *options)
-    _check_values(field, law, alpha, mark)
+    _check_values(field, law, alpha, setpoint)
     if impl == "auto":
-        impl = "triton" if q.is_cuda and not why_not_triton(q, k, v) else "sdpa"
+        impl = "triton" if q.is_cuda and not triton_unsupported_reason(q, k, v) else "sdpa"
     n_rows = q.shape[2]
     if impl == "triton":
-        why_not = why_not_triton(q, k, v)
-        if why_not:
-            raise (ValueError if ": " in why_not else RuntimeError)(f"impl: triton; {why_not}")
+        reason = triton_unsupported_reason(q, k, v)
+        if reason:
+            raise (ValueError if ": " in reason else RuntimeError)(f"impl: triton; {reason}")
         on_device = length_on_device is not None and q.is_cuda and n_rows == 1 and q_start == _LAST_ROWS
         if not on_device:
             length, q_start = _read_length(length, length_on_device, n_rows, q_start, field)
         q = q if q.stride(3) == 1 else q.contiguous()
         rows = None if rows is None else rows.contiguous()
         field = None if field is None else field.contiguous()
-        alpha, mark = _fp32(alpha), _fp32(alpha if mark is None else mark)
+        alpha, setpoint = _fp32(alpha), _fp32(alpha if setpoint is None else setpoint)
         if n_rows == 1:  # a row that is not the last sees fewer keys, that is all
-            seen_keys = length_on_device.reshape(1) if on_device else q_start + 1
+            visible_keys = length_on_device.reshape(1) if on_device else q_start + 1
             if not on_device and field is not None:
-                field = field.until(q_start + 1)
+                field = field.truncated(q_start + 1)
             out, masses = _triton("decode").decode(
-                q, k, v, field, law, alpha, mark, rows=rows, scale=scale, length=seen_keys, focus=focus
+                q, k, v, field, law, alpha, setpoint, rows=rows, scale=scale, length=visible_keys, focus=focus
             )
         else:
             out, masses = _triton("prefill").prefill(
-                q, k, v, field, law, alpha, mark, rows=rows, scale=scale, q_start=q_start, length=length, focus=focus
-            )
+                q, k, v, field, law, alpha, setpoint, rows=rows, scale=scale, q_start=q_start, length=length,
+                focus=focus,
+            )  # fmt: skip
     else:
         length, q_start = _read_length(length, length_on_device, n_rows, q_start, field)
         run = steered_attention_sdpa if impl == "sdpa" else steered_attention_by_reference
-        out, masses = run(q, k, v, field, law, alpha, mark, rows, scale, q_start, length, focus)
+        out, masses = run(q, k, v, field, law, alpha, setpoint, rows, scale, q_start, length, focus)
     return out.contiguous(), masses
 
 
@@ -203,23 +208,23 @@ def _run_as_op(
     v: Tensor,
     weights: Tensor | None,
     visual: Tensor | None,
-    seen: Tensor | None,
+    weight_extrema: Tensor | None,
     gains: Tensor | None,
     start: int,
-    gaps: bool,
+    has_gaps: bool,
     *options,
 ) -> tuple[Tensor, Tensor]:
     """`_run`, called by the dispatcher: nothing inside is recorded, the op as a whole has no gradient. The second
     result is empty unless focus is asked for."""
-    field = None if weights is None else KeyField(weights, visual, seen, gains, start, gaps)
+    field = None if weights is None else KeyField(weights, visual, weight_extrema, gains, start, has_gaps)
     with torch.no_grad():
         out, masses = _run(q, k, v, field, *options)
     return out, q.new_empty(0, dtype=torch.float32) if masses is None else masses
 
 
 def _fake(
-    q, k, v, weights, visual, seen, gains, start, gaps, law, alpha, mark, rows, scale, q_start, length,
-    length_on_device, focus, impl,
+    q, k, v, weights, visual, weight_extrema, gains, start, has_gaps, law, alpha, setpoint, rows, scale, q_start,
+    length, length_on_device, focus, impl,
 ):  # fmt: skip
     """Shapes and dtypes of `_run_as_op`'s results."""
     out = q.new_empty(*q.shape[:3], v.shape[3])
@@ -234,13 +239,14 @@ for _key in ("CPU", "CUDA"):
 torch.library.register_fake("steer_ros::steered_attention", _fake, lib=_LIBRARY)
 
 
-def _check_values(field: KeyField | None, law: str, alpha: Tensor, mark: Tensor | None) -> None:
+def _check_values(field: KeyField | None, law: str, alpha: Tensor, setpoint: Tensor | None) -> None:
     """What can be read without waiting for a device."""
     if not alpha.is_cuda:
         checks.check_alpha(float(alpha))
-    if mark is not None and not mark.is_cuda:
-        checks.check_mark(law, float(mark))
-    if law in checks.MARKED and field is not None and not field.weights.is_cuda and int(field.weights.min()) < 0:
+    if setpoint is not None and not setpoint.is_cuda:
+        checks.check_setpoint(law, float(setpoint))
+    readable = field is not None and not field.weights.is_cuda
+    if law in checks.SETPOINT_LAWS and readable and int(field.weights.min()) < 0:
         raise ValueError(f"field: weights below 0 with law {law}; accepted are 0 to 127")
 
 
@@ -258,8 +264,8 @@ def _read_length(
     return length, length - n_rows if q_start == _LAST_ROWS else q_start
 
 
-def _fp32(strength: Tensor) -> Tensor:
-    return strength.reshape(1).to(torch.float32)
+def _fp32(number: Tensor) -> Tensor:
+    return number.reshape(1).to(torch.float32)
 
 
 @cache
@@ -278,7 +284,7 @@ def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str:
+def triton_unsupported_reason(q: Tensor, k: Tensor, v: Tensor) -> str:
     """Why the Triton kernels can't take this call, "" if they can. With ": " it is about an argument."""
     if not _triton_installed():
         return "Triton is not installed; accepted here are sdpa and reference"

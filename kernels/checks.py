@@ -12,7 +12,7 @@ from .fields import KeyField
 
 LAW_NAMES = ("none", "additive", "conserving", "share", "target")
 IMPLS = ("auto", "reference", "sdpa", "triton")
-MARKED = ("share", "target")  # the laws that aim at a mark, and want weights of at least 0
+SETPOINT_LAWS = ("share", "target")  # the laws that have a setpoint, and want weights of at least 0
 MAX_ALPHA = 64.0  # e^64 still leaves fp32 ten decades of room; nobody needs as much
 MIN_SCALE, MAX_SCALE = 1e-20, 1e20  # the kernels divide by the scale, in fp32
 _ALPHAS = f"finite numbers from {-MAX_ALPHA:g} to {MAX_ALPHA:g}"  # made here: torch.compile's tracing can't
@@ -61,19 +61,21 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     raise ValueError(f"v: shape {list(v.shape)}; accepted is k's batch, heads and keys, {list(k.shape[:3])}")
 
 
-def check_law(law: str, mark: object) -> None:
-    """The law's name, and whether it has a mark."""
+def check_law(law: str, setpoint: object) -> None:
+    """The law's name, and whether it has a setpoint."""
     if law not in LAW_NAMES:
         raise ValueError(f"law: {law!r}; accepted are {', '.join(LAW_NAMES)}")
-    if law not in MARKED:
-        if mark is not None:
-            raise ValueError(f"mark: {mark} with law {law}; accepted is None: only {' and '.join(MARKED)} have one")
-    elif mark is None:
-        raise ValueError(f"mark: None; accepted for law {law} is {mark_range(law)}")
+    if law not in SETPOINT_LAWS:
+        if setpoint is not None:
+            raise ValueError(
+                f"setpoint: {setpoint} with law {law}; accepted is None: only {' and '.join(SETPOINT_LAWS)} have one"
+            )
+    elif setpoint is None:
+        raise ValueError(f"setpoint: None; accepted for law {law} is {setpoint_range(law)}")
 
 
-def mark_range(law: str) -> str:
-    """What `mark` may be, in words."""
+def setpoint_range(law: str) -> str:
+    """What `setpoint` may be, in words."""
     if law == "share":
         return "a number from 0 to 1, the region's share of what a row pays to V"
     return "a number between 0 and 1, both excluded, the region's share of a row"
@@ -84,11 +86,11 @@ def check_alpha(alpha: object) -> float:
     return _number("alpha", alpha, -MAX_ALPHA, MAX_ALPHA, _ALPHAS)
 
 
-def check_mark(law: str, mark: object) -> float:
-    """The mark of `law`, given as a number, as a float."""
-    value = _number("mark", mark, 0.0, 1.0, mark_range(law))
+def check_setpoint(law: str, setpoint: object) -> float:
+    """The setpoint of `law`, given as a number, as a float."""
+    value = _number("setpoint", setpoint, 0.0, 1.0, setpoint_range(law))
     if law == "target" and not 0.0 < value < 1.0:
-        raise ValueError(f"mark: {mark!r}; accepted for law target is {mark_range(law)}")
+        raise ValueError(f"setpoint: {setpoint!r}; accepted for law target is {setpoint_range(law)}")
     return value
 
 
@@ -101,8 +103,9 @@ def _number(name: str, value: object, low: float, high: float, accepted: str) ->
     return number
 
 
-def check_strength(name: str, tensor: Tensor, q: Tensor) -> None:
-    """alpha or mark given as a tensor: one float32 (or float64) number on q's device. Its value is not read here."""
+def check_scalar_tensor(name: str, tensor: Tensor, q: Tensor) -> None:
+    """alpha or setpoint given as a tensor: one float32 (or float64) number on q's device, which is not read
+    here."""
     if tensor.numel() != 1 or tensor.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"{name}: {tensor.dtype} {list(tensor.shape)}; accepted is a number or one float32 number in a tensor"
@@ -134,7 +137,8 @@ def check_field(field: KeyField | None, q: Tensor, length: int | None, keys: int
         what = "the number of keys" if length is None else "valid_length"
         limit = keys if length is None else length
         raise ValueError(
-            f"field: keys {field.start} to {field.end}; accepted are 0 to {what}, {limit} (KeyField.until cuts one)"
+            f"field: keys {field.start} to {field.end}; accepted are 0 to {what}, {limit} "
+            "(KeyField.truncated cuts one)"
         )
 
 
@@ -142,7 +146,7 @@ def _check_tables(field: KeyField, q: Tensor) -> None:
     """The field's tensors against each other and this q."""
     if isinstance(field.start, bool) or not isinstance(field.start, (int, torch.SymInt)):
         raise ValueError(f"field: start {field.start!r}; accepted is a whole number")
-    weights, visual, seen, gains = field.weights, field.visual, field.seen, field.gains
+    weights, visual, weight_extrema, gains = field.weights, field.visual, field.weight_extrema, field.gains
     shape = weights.shape
     if weights.dtype != torch.int8 or weights.ndim not in (1, 2) or (weights.ndim == 2 and shape[0] != q.shape[0]):
         raise ValueError(
@@ -150,8 +154,11 @@ def _check_tables(field: KeyField, q: Tensor) -> None:
         )
     if visual.dtype != torch.bool or visual.shape != shape:
         raise ValueError(f"field: visual {visual.dtype} {list(visual.shape)}; accepted is bool, {list(shape)}")
-    if seen.dtype != torch.int8 or seen.shape != (*shape, 2):
-        raise ValueError(f"field: seen {seen.dtype} {list(seen.shape)}; accepted is int8, {[*shape, 2]}")
+    if weight_extrema.dtype != torch.int8 or weight_extrema.shape != (*shape, 2):
+        raise ValueError(
+            f"field: weight_extrema {weight_extrema.dtype} {list(weight_extrema.shape)}; "
+            f"accepted is int8, {[*shape, 2]}"
+        )
     if gains is not None and (
         gains.dtype not in (torch.float32, torch.float8_e4m3fn) or gains.ndim != 1 or gains.shape[0] != q.shape[1]
     ):
@@ -159,7 +166,8 @@ def _check_tables(field: KeyField, q: Tensor) -> None:
             f"field: gains {gains.dtype} {list(gains.shape)}; accepted is float32 or float8_e4m3fn, [{q.shape[1]}], "
             "one for each query head"
         )
-    for name, tensor in (("weights", weights), ("visual", visual), ("seen", seen), ("gains", gains)):
+    tables = {"weights": weights, "visual": visual, "weight_extrema": weight_extrema, "gains": gains}
+    for name, tensor in tables.items():
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"field: {name} on {tensor.device}; accepted is q's device, {q.device}")
 
@@ -210,6 +218,17 @@ def check_first(first: int, rows: int, length: int) -> None:
     """q_start against valid_length."""
     if not 0 <= first <= length - rows:
         raise ValueError(f"q_start: {first}; accepted are 0 to valid_length - S, {length - rows}")
+
+
+_RENAMED = {"mark": "setpoint"}  # old name → new name
+
+
+def refuse_keywords(function: str, unknown: dict[str, object]) -> None:
+    """Raise TypeError for keyword arguments that `function` does not have; for a renamed one, with the new name."""
+    name = next(iter(unknown))
+    if name in _RENAMED:
+        raise TypeError(f"{name}: renamed; use {_RENAMED[name]}")
+    raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 def whole(name: str, value: object) -> int:

@@ -20,19 +20,19 @@ class KeyField:
     weights: int8 [n] or [B, n], −127…127 for −1…1; 0 off V.
     visual: bool, same shape, which of these keys are in V (False in the gaps between frames). The first and the
         last key are.
-    seen: int8 [n, 2] or [B, n, 2], the smallest and largest weight over V up to and with that key; gaps carry
-        over. A row at position p has what it sees at index min(p, end − 1) − start; none below 0.
+    weight_extrema: int8 [n, 2] or [B, n, 2], the smallest and largest weight over V up to and with that key; gaps
+        carry them on. A row at position p has what it sees at index min(p, end − 1) − start; none below 0.
     gains: float32 or float8_e4m3fn [Hq], or None for 1 everywhere. They multiply alpha; a head with gain 0 is off.
     start: the first key's position.
-    gaps: whether any of the keys is not in V. True is always right; False spares kernels the search.
+    has_gaps: whether any of the keys is not in V. True is always right; False spares kernels the search.
     """
 
     weights: Tensor
     visual: Tensor
-    seen: Tensor
+    weight_extrema: Tensor
     gains: Tensor | None
     start: int
-    gaps: bool = True
+    has_gaps: bool = True
 
     @property
     def end(self) -> int:
@@ -42,12 +42,12 @@ class KeyField:
     @property
     def memory_bytes(self) -> int:
         """Bytes of device memory that the field takes."""
-        tensors = (self.weights, self.visual, self.seen, self.gains)
+        tensors = (self.weights, self.visual, self.weight_extrema, self.gains)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def gain_table(self, arch: int) -> tuple[Tensor, str]:
-        """The gains as the kernels read them on a card (arch 90 is sm_90), and their kind, of tilt.GAIN_KINDS. Without
-        gains the weights stand in, which are not read."""
+        """The gains as the kernels read them on a card (arch 90 is sm_90), and their kind (GAIN_KINDS of
+        impl/triton/common.py). Without gains the weights stand in, which are not read."""
         if self.gains is None:
             return self.weights, "one"
         if self.gains.dtype != torch.float8_e4m3fn:
@@ -56,19 +56,24 @@ class KeyField:
 
     def contiguous(self) -> KeyField:
         """The field with tables as the Triton kernels read them; itself where they are so."""
-        tables = {name: getattr(self, name) for name in ("weights", "visual", "seen", "gains")}
+        tables = {name: getattr(self, name) for name in ("weights", "visual", "weight_extrema", "gains")}
         if all(table is None or table.is_contiguous() for table in tables.values()):
             return self
         return replace(self, **{name: None if t is None else t.contiguous() for name, t in tables.items()})
 
-    def until(self, length: int) -> KeyField | None:
+    def truncated(self, length: int) -> KeyField | None:
         """The field of a context of `length` keys, a view of this one; None if it has no key of V yet."""
         n = min(length, self.end) - self.start
         if n <= 0:
             return None
         if n == self.weights.shape[-1]:
             return self
-        return replace(self, weights=self.weights[..., :n], visual=self.visual[..., :n], seen=self.seen[..., :n, :])
+        return replace(
+            self,
+            weights=self.weights[..., :n],
+            visual=self.visual[..., :n],
+            weight_extrema=self.weight_extrema[..., :n, :],
+        )
 
 
 def make_key_field(
@@ -110,14 +115,14 @@ def make_key_field(
     # Carried through the gaps: the first key is in V, so the extremes that stand in for a gap never win.
     low = np.minimum.accumulate(np.where(mask, inside, np.int8(127)), axis=-1)
     high = np.maximum.accumulate(np.where(mask, inside, np.int8(-127)), axis=-1)
-    seen = np.stack([low, high], axis=-1)
+    weight_extrema = np.stack([low, high], axis=-1)
     return KeyField(
         weights=torch.tensor(inside, device=device),
         visual=torch.tensor(mask, device=device),
-        seen=torch.tensor(seen, device=device),
+        weight_extrema=torch.tensor(weight_extrema, device=device),
         gains=_gains(gains, device),
         start=start,
-        gaps=not bool(visual[start:end].all()),
+        has_gaps=not bool(visual[start:end].all()),
     )
 
 

@@ -1,7 +1,8 @@
 """New weights for a field, in place: several regions, of one frame or more, merged into one INT8 vector.
 
 Written on the current stream, so that a captured graph of the decoder, which reads the field's buffers, steers by
-the new weights from the next token on. The merge rule is regions.union's, with each region's strength before it.
+the new weights from the next token on. The merge rule is regions.union's, after each region's
+signed strength.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ BLOCK = 1024
 def update_field(
     field: KeyField, parts: Tensor, strengths: Tensor | None = None, *, impl: str = "auto", arch: int | None = None
 ) -> None:
-    """Write the union of `parts` into field.weights, and what follows from it into field.seen.
+    """Write the union of `parts` into field.weights, and what follows from it into field.weight_extrema.
 
     A key's weight is the largest positive part plus the most negative one: where signs agree the larger magnitude
-    wins, where they conflict they cancel. Before that a part is multiplied by its strength (in float32), rounded
-    half to even and held within ±127. Keys off V get 0.
+    wins, where they conflict they cancel. Before that a part is multiplied by its signed strength (in float32),
+    rounded half to even and held within ±127. Keys off V get 0.
 
     Args:
-        field: its weights and seen are overwritten; visual stays. Contiguous tensors, as make_key_field gives.
+        field: its weights and weight_extrema are overwritten; visual stays. Contiguous tensors, as make_key_field
+            gives.
         parts: int8 [regions, n], or [B, regions, n] for a field of [B, n], by the field's key positions; no region
             is weights of 0.
-        strengths: float32 [regions] (or [B, regions]) on the field's device; None is 1 for each.
+        strengths: the regions' signed strengths, float32 [regions] (or [B, regions]) on the field's device; None is 1
+            for each.
         impl: "torch", "triton", or "auto": Triton on CUDA where it is installed.
         arch: for inspection; this kernel is the same on all.
 
@@ -64,7 +67,7 @@ def _by_torch(field: KeyField, parts: Tensor, strengths: Tensor | None) -> None:
     low = torch.where(field.visual, merged, torch.full_like(merged, 127)).cummin(-1).values
     high = torch.where(field.visual, merged, torch.full_like(merged, -127)).cummax(-1).values
     field.weights.copy_(merged)
-    field.seen.copy_(torch.stack([low, high], dim=-1))
+    field.weight_extrema.copy_(torch.stack([low, high], dim=-1))
 
 
 def _by_triton(field: KeyField, parts: Tensor, strengths: Tensor | None) -> None:
@@ -77,7 +80,7 @@ def _by_triton(field: KeyField, parts: Tensor, strengths: Tensor | None) -> None
             parts if strengths is None else strengths,
             field.visual.view(torch.uint8),
             field.weights,
-            field.seen,
+            field.weight_extrema,
             n,
             parts.shape[-2],
             parts.stride(0) if parts.ndim == 3 else 0,
@@ -95,7 +98,7 @@ def _checked(field: KeyField, parts: Tensor, strengths: Tensor | None) -> tuple[
     shape = tuple(field.weights.shape)
     lead, n = shape[:-1], shape[-1]
     device = field.weights.device
-    if not (field.weights.is_contiguous() and field.visual.is_contiguous() and field.seen.is_contiguous()):
+    if not (field.weights.is_contiguous() and field.visual.is_contiguous() and field.weight_extrema.is_contiguous()):
         raise ValueError("field: not contiguous; accepted is one as make_key_field gives it")
     if parts.dtype != torch.int8 or parts.ndim != len(lead) + 2 or (*parts.shape[:-2], parts.shape[-1]) != shape:
         want = ", ".join([*map(str, lead), "regions", str(n)])

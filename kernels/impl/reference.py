@@ -37,7 +37,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import MARKED, check_law, check_mark, check_tensors
+from ..checks import SETPOINT_LAWS, check_law, check_setpoint, check_tensors
 from ..fields import KeyField
 
 WEIGHT_ONE = 127  # the INT8 weight that means 1.0
@@ -58,47 +58,47 @@ def _log_sum(scores: Tensor, keys: Tensor) -> Tensor:
     return scores.masked_fill(~keys, _NEVER).logsumexp(-1, keepdim=True)
 
 
-def _no_shift(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, mark: float | None) -> Tensor:
+def _no_shift(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, setpoint: float | None) -> Tensor:
     return torch.zeros_like(scores)
 
 
-def _additive(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, mark: float | None) -> Tensor:
+def _additive(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, setpoint: float | None) -> Tensor:
     return tilt.masked_fill(~visual, 0.0).expand_as(scores)
 
 
-def _conserving(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, mark: float | None) -> Tensor:
+def _conserving(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, setpoint: float | None) -> Tensor:
     c = _log_sum(scores + tilt, visual) - _log_sum(scores, visual)
     low = tilt.masked_fill(~visual, float("inf")).amin(-1, keepdim=True)
     high = tilt.masked_fill(~visual, _NEVER).amax(-1, keepdim=True)
-    moves = high > low  # false for rows with no visible V, and for a tilt that is the same on all of V
-    return torch.where(visual & moves, tilt - c, torch.zeros_like(scores))
+    has_effect = high > low  # false for rows with no visible V, and for a tilt that is the same on all of V
+    return torch.where(visual & has_effect, tilt - c, torch.zeros_like(scores))
 
 
-def _share(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, mark: float | None) -> Tensor:
+def _share(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, setpoint: float | None) -> Tensor:
     rest = visual & ~region
     log_v = _log_sum(scores, visual)
     log_r, log_b = _log_sum(scores + tilt, region), _log_sum(scores + tilt, rest)
     log_tilted = _log_sum(scores + tilt, visual)
-    rho = torch.as_tensor(mark, dtype=scores.dtype, device=scores.device)
+    rho = torch.as_tensor(setpoint, dtype=scores.dtype, device=scores.device)
     on_r, on_b = rho.log() + log_v - log_r, (-rho).log1p() + log_v - log_b
     raised = torch.where(region, on_r, on_b)
     shift = tilt + torch.where((log_r - log_tilted).exp() >= rho, log_v - log_tilted, raised)
-    moves = region.any(-1, keepdim=True) & rest.any(-1, keepdim=True)
-    return torch.where(visual & moves, shift, torch.zeros_like(scores))
+    has_effect = region.any(-1, keepdim=True) & rest.any(-1, keepdim=True)
+    return torch.where(visual & has_effect, shift, torch.zeros_like(scores))
 
 
-def _target(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, mark: float | None) -> Tensor:
+def _target(scores: Tensor, tilt: Tensor, visual: Tensor, region: Tensor, setpoint: float | None) -> Tensor:
     tilted = scores + tilt.masked_fill(~visual, 0.0)
     outside = ~region & (scores > _NEVER)
-    psi = torch.as_tensor(mark, dtype=scores.dtype, device=scores.device)
+    psi = torch.as_tensor(setpoint, dtype=scores.dtype, device=scores.device)
     b = psi.log() - (-psi).log1p() + _log_sum(tilted, outside) - _log_sum(tilted, region)
-    moves = region.any(-1, keepdim=True) & outside.any(-1, keepdim=True)
-    return torch.where(visual & moves, torch.where(region, tilt + b, tilt), torch.zeros_like(scores))
+    has_effect = region.any(-1, keepdim=True) & outside.any(-1, keepdim=True)
+    return torch.where(visual & has_effect, torch.where(region, tilt + b, tilt), torch.zeros_like(scores))
 
 
-# A law: (scores, tilt, visual, region, mark) → shift [B, Hq, S, K]. scores are the base scores [B, Hq, S, K], −inf
+# A law: (scores, tilt, visual, region, setpoint) → shift [B, Hq, S, K]. scores are the base scores [B, Hq, S, K], −inf
 # at keys that the row can't see; tilt is g·w, visual and region (bool) say which keys of V and R the row can see;
-# these three broadcast against scores. mark is ρ or ψ, None for a law without one.
+# these three broadcast against scores. setpoint is ρ or ψ, None for a law without one.
 LAWS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float | None], Tensor]] = {
     "none": _no_shift,
     "additive": _additive,
@@ -117,7 +117,7 @@ def steered_attention_reference(
     *,
     law: str,
     gain: float | Tensor = 1.0,
-    mark: float | None = None,
+    setpoint: float | None = None,
     heads: Tensor | None = None,
     rows: Tensor | None = None,
     scale: float | None = None,
@@ -136,7 +136,7 @@ def steered_attention_reference(
         law: a key of `LAWS`.
         gain: g = α · gain of the heads, a number or a float tensor [Hq]; finite. 0 switches a head off under
             additive and conserving; under share and target it is no tilt inside R and B.
-        mark: ρ of share, 0 to 1, or ψ of target, between 0 and 1; required for these, None for the others.
+        setpoint: ρ of share, 0 to 1, or ψ of target, between 0 and 1; required for these, None for the others.
         heads: bool [Hq], which heads are steered; None is all.
         rows: bool [S] or [B, S], which rows are steered; None steers every row. Rows inside a visual span
             must be False.
@@ -153,7 +153,7 @@ def steered_attention_reference(
         ValueError: an argument has the wrong shape, dtype, device or range; the message names it.
     """
     check_tensors(q, k, v)
-    check_law(law, mark)
+    check_law(law, setpoint)
     _check(q, k, weights, visual, heads, rows)
     batch, q_heads, n_rows, head_dim = q.shape
     k_heads = k.shape[1]
@@ -167,7 +167,7 @@ def steered_attention_reference(
     dtype = compute_dtype or (torch.float64 if q.dtype == torch.float64 else torch.float32)
     scale = head_dim**-0.5 if scale is None else scale
     gains = _gain_column(gain, q_heads, dtype, q.device)  # [Hq, 1, 1]
-    mark = None if mark is None else check_mark(law, mark)
+    setpoint = None if setpoint is None else check_setpoint(law, setpoint)
 
     k, v = (t[:, :, :length].to(dtype).repeat_interleave(q_heads // k_heads, dim=1) for t in (k, v))
     position = start + torch.arange(n_rows, device=q.device)
@@ -180,12 +180,12 @@ def steered_attention_reference(
     w = (weights[..., :length].to(dtype) / WEIGHT_ONE).expand(batch, length)[:, None, None, :]
     region = visual & (w > 0)
 
-    steered = torch.ones((), dtype=torch.bool, device=q.device) if law in MARKED else gains != 0
+    steered = torch.ones((), dtype=torch.bool, device=q.device) if law in SETPOINT_LAWS else gains != 0
     if heads is not None:
         steered = steered & heads[:, None, None]
     if rows is not None:
         steered = steered & rows.expand(batch, n_rows)[:, None, :, None]
-    shift = LAWS[law](scores, gains * w, visual, region, mark)
+    shift = LAWS[law](scores, gains * w, visual, region, setpoint)
     shift = torch.where(steered, shift, torch.zeros_like(shift))
     before = scores.softmax(-1)
     after = (scores + shift).softmax(-1)
@@ -230,7 +230,7 @@ def steered_attention_by_reference(
     field: KeyField | None,
     law: str,
     alpha: Tensor,
-    mark: Tensor | None,
+    setpoint: Tensor | None,
     rows: Tensor | None,
     scale: float,
     q_start: int,
@@ -244,7 +244,7 @@ def steered_attention_by_reference(
     visual = torch.zeros(shape, dtype=torch.bool, device=q.device)
     gain, heads = alpha.double().reshape(1), None
     if field is None:
-        law, mark = "none", None
+        law, setpoint = "none", None
     else:
         weights[..., field.start : field.end] = field.weights
         visual[..., field.start : field.end] = field.visual
@@ -254,8 +254,8 @@ def steered_attention_by_reference(
         text = ~visual[..., q_start : q_start + n_rows]  # [S] or [B, S]
         rows = text if rows is None else text & rows
     result = steered_attention_reference(
-        q, k, v, weights, visual, law=law, gain=gain, mark=None if mark is None else float(mark), heads=heads,
-        rows=rows, scale=scale, q_start=q_start, valid_length=length,
+        q, k, v, weights, visual, law=law, gain=gain, setpoint=None if setpoint is None else float(setpoint),
+        heads=heads, rows=rows, scale=scale, q_start=q_start, valid_length=length,
     )  # fmt: skip
     masses = torch.stack([result.focus_before, result.focus_after], dim=-1).float() if focus else None
     return result.out, masses

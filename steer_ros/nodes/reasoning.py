@@ -27,7 +27,7 @@ from steer_ros.reasoning.turn import Turn
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask
 from steer_ros.steering.gate import Gate
-from steer_ros.steering.laws import MARKED
+from steer_ros.steering.laws import SETPOINT_LAWS
 
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
@@ -245,7 +245,7 @@ class ReasoningNode(SteerNode):
             reason = f"region missing: {missing}; the action is about whatever the model chose"
             cut = "" if moves_nothing(answer.text) else ActionText.CUT_REGION_MISSING
         else:
-            turned = turn.law not in ("none", *MARKED) and turn.alpha < 0
+            turned = turn.law not in ("none", *SETPOINT_LAWS) and turn.alpha < 0
             drawn = -1 if turned else 1  # a negative strength turns the look away from positive weights
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
             reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from steer_ros.kernels import (
     KeyField,
-    Terms,
+    RowBias,
     attend_rows,
     focus_rows,
-    make_terms,
+    make_row_bias,
     steered_attention,
     steered_attention_reference,
     update_field,
@@ -68,7 +68,7 @@ class RowsPath:
 
     def __init__(self, field: SteeringField, strengths: Strengths, regions: Tensor | None) -> None:
         self._field, self._strengths, self._regions = field, strengths, regions
-        self._terms: dict[tuple[int, int, torch.device], Terms] = {}  # of the field's version and the factor below
+        self._terms: dict[tuple[int, int, torch.device], RowBias] = {}  # of the field's version and the factor below
         self._made_for = (-1, 1.0)
 
     def attend(
@@ -87,11 +87,11 @@ class RowsPath:
         """The gains are others now."""
         self._terms = {}
 
-    def focus(self, q: Tensor, k: Tensor, terms: Terms, scale: float) -> Tensor:
+    def focus(self, q: Tensor, k: Tensor, terms: RowBias, scale: float) -> Tensor:
         """[B, Hq, rows, 2, 1 + regions], as `focus_rows`."""
         return focus_rows(q, k, terms, scale)
 
-    def terms(self, snapshot: FieldSnapshot, layer: int, prefix: int, q: Tensor, k: Tensor) -> Terms:
+    def terms(self, snapshot: FieldSnapshot, layer: int, prefix: int, q: Tensor, k: Tensor) -> RowBias:
         """What rows that see the spans 0…prefix need in this layer."""
         made_for = snapshot.version, self._strengths.factor
         if made_for != self._made_for:
@@ -103,7 +103,7 @@ class RowsPath:
             if not law.moves(snapshot.low[prefix], snapshot.high[prefix]):
                 on = torch.zeros_like(on)  # such rows are measured, not steered
             n = self._field.ordered[prefix].end - self._field.start
-            terms = self._terms[key] = make_terms(
+            terms = self._terms[key] = make_row_bias(
                 snapshot.weights[:n].to(q.device),
                 snapshot.visual[:n].to(q.device),
                 self._field.start,
@@ -111,8 +111,8 @@ class RowsPath:
                 (table != 0).float(),
                 k.shape[1],
                 law=law.name,
-                mark=self._strengths.mark,
-                gapless=self._field.gapless or prefix == 0,
+                setpoint=self._strengths.mark,
+                has_gaps=self._field.has_gaps and prefix > 0,
                 regions=None if self._regions is None else self._regions[:n].to(q.device),
                 on=on,
                 dtype=torch.float64 if q.dtype == torch.float64 else torch.float32,
@@ -145,7 +145,7 @@ class ReferencePath:
                 visual,
                 law=self._strengths.law.name,
                 gain=self._strengths.table[layer] * self._strengths.alpha,
-                mark=self._strengths.mark,
+                setpoint=self._strengths.mark,
                 heads=self._strengths.on[layer].to(q.device),
                 scale=scale,
                 q_start=plan.start + first,
@@ -178,10 +178,11 @@ class WholePath:
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """All rows of a call: [B, S, Hq, Dv], and the focus of each [B, Hq, S, 2] if it is asked for."""
         length = plan.start + q.shape[2]
-        key_field = replace(self._on_device(snapshot, q.device), gains=self._gains_of(layer, q.device)).until(length)
+        key_field = replace(self._on_device(snapshot, q.device), gains=self._gains_of(layer, q.device))
+        key_field = key_field.truncated(length)
         alpha, mark = self._strength(q.device)
         out, masses = steered_attention(
-            q, k, v, key_field, self._strengths.law.name, alpha=alpha, mark=mark, scale=scale, q_start=plan.start,
+            q, k, v, key_field, self._strengths.law.name, alpha=alpha, setpoint=mark, scale=scale, q_start=plan.start,
             valid_length=length, focus=focus, impl="triton",
         )  # fmt: skip
         return out.transpose(1, 2), masses
@@ -196,10 +197,10 @@ class WholePath:
             kept = self._fields[device] = KeyField(
                 weights=snapshot.weights.to(device, copy=True),
                 visual=snapshot.visual.to(device),
-                seen=snapshot.seen.to(device, copy=True),
+                weight_extrema=snapshot.weight_extrema.to(device, copy=True),
                 gains=None,
                 start=self._field.start,
-                gaps=not self._field.gapless,
+                has_gaps=self._field.has_gaps,
             )
         elif self._versions[device] != snapshot.version:
             update_field(kept, snapshot.weights.to(device)[None])

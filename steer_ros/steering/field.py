@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .laws import MARKED, Law
+from .laws import SETPOINT_LAWS, Law
 
 MAX_GAIN = 448.0  # the largest number of e4m3, in which gains are kept
 
@@ -42,7 +42,7 @@ class FieldSnapshot:
 
     weights: int8 [end − start] on the field's device, by key position from the first span's start to the last
         one's end; 0 in the gaps. visual: bool, same shape, which of these positions are in V.
-    seen: int8 [end − start, 2], the smallest and largest weight over V up to and with each position.
+    weight_extrema: int8 [end − start, 2], the smallest and largest weight over V up to and with each position.
     low, high: the smallest and largest weight over the first j + 1 spans, in order of position: a row between
         spans sees only the spans before it.
     """
@@ -50,7 +50,7 @@ class FieldSnapshot:
     version: int
     weights: Tensor
     visual: Tensor
-    seen: Tensor
+    weight_extrema: Tensor
     low: tuple[int, ...]
     high: tuple[int, ...]
 
@@ -89,7 +89,7 @@ class SteeringField:
                 raise ValueError(f"spans: {left} and {right} overlap; accepted are spans that do not")
         self.start = self.ordered[0].start if self.ordered else 0
         self.end = self.ordered[-1].end if self.ordered else 0
-        self.gapless = sum(s.length for s in self.spans) == self.end - self.start
+        self.has_gaps = sum(s.length for s in self.spans) < self.end - self.start
         self.gain = None if gain is None else _rounded(torch.as_tensor(gain, dtype=torch.float32).cpu())
         visual = np.zeros(self.end - self.start, dtype=bool)
         for span in self.spans:
@@ -127,7 +127,7 @@ class SteeringField:
     def used_by(self, law: Law) -> Iterator[None]:
         """While a law steers with this field, `update` refuses what the law can't take. So does entering."""
         name = law.name
-        if name not in MARKED:
+        if name not in SETPOINT_LAWS:
             yield
             return
         with self._lock:
@@ -172,7 +172,7 @@ class SteeringField:
             version=version,
             weights=torch.from_numpy(dense).to(self.device),
             visual=self._visual,
-            seen=torch.from_numpy(np.stack([smallest, largest], axis=-1)).to(self.device),
+            weight_extrema=torch.from_numpy(np.stack([smallest, largest], axis=-1)).to(self.device),
             low=tuple(int(smallest[j]) for j in ends),
             high=tuple(int(largest[j]) for j in ends),
         )

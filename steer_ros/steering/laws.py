@@ -1,13 +1,13 @@
-"""Laws by name: how a mask's weights change attention. The arithmetic is kernels/reference.py's."""
+"""Laws by name: how a mask's weights change attention. The arithmetic is kernels/impl/reference.py's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from steer_ros.kernels import LAW_NAMES, MARKED, MAX_ALPHA, check_alpha, check_law, check_mark
+from steer_ros.kernels import LAW_NAMES, MAX_ALPHA, SETPOINT_LAWS, check_alpha, check_law, check_setpoint
 
-__all__ = ["LAW_NAMES", "MARKED", "MAX_ALPHA", "Law", "make_law"]
+__all__ = ["LAW_NAMES", "MAX_ALPHA", "SETPOINT_LAWS", "Law", "make_law"]
 
 _BY_LAW: Any = object()  # alpha was not given: each law has its own usual one
 
@@ -26,7 +26,7 @@ class Law:
         check_law(self.name, self.mark)
         object.__setattr__(self, "alpha", check_alpha(self.alpha))
         if self.mark is not None:
-            object.__setattr__(self, "mark", check_mark(self.name, self.mark))
+            object.__setattr__(self, "mark", check_setpoint(self.name, self.mark))
 
     @property
     def steers(self) -> bool:
@@ -36,7 +36,7 @@ class Law:
     @property
     def marked(self) -> bool:
         """Whether it aims at a mark: share and target, which take weights of at least 0."""
-        return self.name in MARKED
+        return self.name in SETPOINT_LAWS
 
     def moves(self, low: int, high: int) -> bool:
         """Whether a row has something to steer with that sees visual keys with these extreme weights."""
@@ -56,5 +56,5 @@ def make_law(name: str, alpha: float = _BY_LAW, mark: float | None = None) -> La
     Raises ValueError naming the argument, its value and what is accepted.
     """
     if alpha is _BY_LAW:
-        alpha = 0.0 if name in MARKED else 2.0
+        alpha = 0.0 if name in SETPOINT_LAWS else 2.0
     return Law(name, alpha, mark)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from steer_ros.kernels import IMPLS, why_not_triton
+from steer_ros.kernels import IMPLS, triton_unsupported_reason
 
 from .backends import ReferencePath, RowsPath, Strengths, WholePath
 from .field import SteeringField
@@ -210,7 +210,7 @@ class Run:
         """Whether this call is Triton's: always if it was asked for by name, else on CUDA where it can."""
         if self.impl != "auto":
             return self.impl == "triton"
-        return q.is_cuda and not why_not_triton(q, k, v)
+        return q.is_cuda and not triton_unsupported_reason(q, k, v)
 
     def _measure(self, forward: Forward, plan: Plan, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
         """Add up the focus of this call's text rows after V. Heads that the gate leaves out do not count."""

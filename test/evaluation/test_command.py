@@ -69,7 +69,7 @@ def test_a_mark_alone_is_for_the_law_that_the_model_has(suites):
     assert cli.main(["evaluate", "steering", "--suite", "good", "--mark", "0.95"]) == 0
     own = Setting("ours", make_law("share", 1.5, 0.9))
     assert override(own, suites[0].overrides).law == make_law("share", 1.5, 0.95)
-    with pytest.raises(ValueError, match=r"mark: 0\.95 with law conserving"):
+    with pytest.raises(ValueError, match=r"setpoint: 0\.95 with law conserving"):
         override(Setting("ours", make_law("conserving")), suites[0].overrides)
 
 
@@ -101,11 +101,11 @@ def test_a_report(suites, tmp_path, monkeypatch):
         (["--data", "/nowhere/at/all"], "--data: /nowhere/at/all: no such folder"),
         (["--alpha", "65"], "alpha: 65"),
         (["--alpha", "nan"], "alpha: nan"),
-        (["--law", "share"], "mark"),
-        (["--mark", "1.5"], "mark: 1.5"),
-        (["--mark", "nan", "--alpha", "3"], "mark: nan"),
-        (["--law", "share", "--mark", "1.5"], "mark"),
-        (["--law", "additive", "--mark", "0.5"], "mark"),
+        (["--law", "share"], "setpoint"),
+        (["--mark", "1.5"], "setpoint: 1.5"),
+        (["--mark", "nan", "--alpha", "3"], "setpoint: nan"),
+        (["--law", "share", "--mark", "1.5"], "setpoint"),
+        (["--law", "additive", "--mark", "0.5"], "setpoint"),
         (["--gate", "rows=3"], "gate: 'rows=3'"),
         (["--schedule", "think=2"], "schedule think: 2.0"),
     ],

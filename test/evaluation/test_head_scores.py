@@ -196,9 +196,9 @@ def test_alpha_or_mark_alone_is_of_the_models_own_law():
     assert tuned.law_as(None, alpha=3.0) == (make_law("share", 3.0, 0.9), None)
     assert tuned.law_as(None, mark=0.5) == (make_law("share", 1.5, 0.5), None)
     assert tuned.law_as("target", mark=0.5) == (make_law("target", 0.0, 0.5), None)
-    with pytest.raises(ValueError, match="mark: None"):
+    with pytest.raises(ValueError, match="setpoint: None"):
         tuned.law_as("share", 3.0)  # a law that is named begins anew
-    with pytest.raises(ValueError, match=r"mark: 0\.5 with law additive"):
+    with pytest.raises(ValueError, match=r"setpoint: 0\.5 with law additive"):
         Tuned(make_law("additive")).law_as(None, mark=0.5)
 
 

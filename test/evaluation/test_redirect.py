@@ -171,7 +171,7 @@ def test_defaults_and_overrides():
     assert str(override(base, {"law": "additive"})) == "additive, alpha 2"  # another law begins without the gate
     assert str(override(base, {"law": "share", "mark": 0.8})) == "share, alpha 0, mark 0.8"
     for wrong in ({"alpha": 65.0}, {"alpha": float("nan")}, {"law": "share"}, {"gate": "rows=1"}, {"schedule": "x"}):
-        with pytest.raises(ValueError, match=next(iter(wrong)) if "law" not in wrong else "mark"):
+        with pytest.raises(ValueError, match=next(iter(wrong)) if "law" not in wrong else "setpoint"):
             override(base, wrong)
 
 

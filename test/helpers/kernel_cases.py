@@ -17,11 +17,11 @@ from torch import Tensor
 from steer_ros.kernels import LAW_NAMES, KeyField, make_key_field, steered_attention
 
 STEERING = tuple(law for law in LAW_NAMES if law != "none")
-MARKS = {"share": (0.0, 0.3, 0.9, 1.0), "target": (0.001, 0.3, 0.9, 0.999)}
+SETPOINTS = {"share": (0.0, 0.3, 0.9, 1.0), "target": (0.001, 0.3, 0.9, 0.999)}
 
 
 @dataclass
-class Case:
+class AttentionCase:
     """The arguments of one call; q, k, v in float64, rows last of `length` keys unless q_start says otherwise."""
 
     q: Tensor
@@ -31,7 +31,7 @@ class Case:
     spans: list[tuple[int, int]]
     law: str
     alpha: float
-    mark: float | None
+    setpoint: float | None
     gains: Tensor | None
     rows: Tensor | None
     q_start: int
@@ -57,22 +57,23 @@ class Case:
     def call(self, impl: str, dtype: torch.dtype = torch.float64, device: str = "cpu", **changes: object):
         """out and focus by an implementation, on inputs in `dtype`."""
         options = {
-            "alpha": self.alpha, "mark": self.mark, "rows": None if self.rows is None else self.rows.to(device),
-            "q_start": self.q_start, "valid_length": self.length, "focus": True, "impl": impl,
+            "alpha": self.alpha, "setpoint": self.setpoint, "q_start": self.q_start,
+            "rows": None if self.rows is None else self.rows.to(device), "valid_length": self.length,
+            "focus": True, "impl": impl,
         }  # fmt: skip
         law = changes.pop("law", self.law)
-        if law not in MARKS:
-            options["mark"] = None
+        if law not in SETPOINTS:
+            options["setpoint"] = None
         q, k, v = (t.to(device, dtype) for t in (self.q, self.k, self.v))
         return steered_attention(q, k, v, self.field_on(device), law, **(options | changes))
 
-    def rounded(self, dtype: torch.dtype) -> Case:
+    def rounded(self, dtype: torch.dtype) -> AttentionCase:
         """The case with the inputs that a call in `dtype` gets."""
         return replace(self, **{name: getattr(self, name).to(dtype).double() for name in ("q", "k", "v")})
 
 
 @st.composite
-def cases(draw, laws=STEERING, head_sizes=(8, 16), max_rows=6, marks=MARKS):
+def attention_cases(draw, laws=STEERING, head_sizes=(8, 16), max_rows=6, setpoints=SETPOINTS):
     """Odd sizes on purpose: groups 1–8, one key, spans with gaps, full and empty regions, caches longer than the
     context with NaN beyond it, gates of heads and rows, a field for each of a batch."""
     group, k_heads, batch = draw(st.integers(1, 8)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
@@ -94,13 +95,13 @@ def cases(draw, laws=STEERING, head_sizes=(8, 16), max_rows=6, marks=MARKS):
     k, v = torch.randn(2, batch, k_heads, keys, head_size, dtype=torch.float64)
     k[:, :, length:], v[:, :, length:] = math.nan, math.inf
     choices = [(0, 127), (127, 127), (1, 127), (0, 0), (0, 1)]
-    if law not in MARKS:
+    if law not in SETPOINTS:
         choices += [(-127, 127), (-127, -1)]
     low, high = draw(st.sampled_from(choices))
     shape = (batch, keys) if draw(st.booleans()) else (keys,)
-    case = Case(
+    case = AttentionCase(
         q, k, v, torch.randint(low, high + 1, shape, dtype=torch.int8), spans, law,
-        draw(st.sampled_from([0.0, 0.5, 2.0, -3.0, 12.0])), draw(st.sampled_from(marks.get(law, (None,)))),
+        draw(st.sampled_from([0.0, 0.5, 2.0, -3.0, 12.0])), draw(st.sampled_from(setpoints.get(law, (None,)))),
         None, None, q_start, length,
     )  # fmt: skip
     case.weights = case.weights * case.visual()
@@ -115,24 +116,24 @@ def _log_sum(scores: Tensor) -> float:
     return float(scores.logsumexp(0)) if scores.numel() else -math.inf
 
 
-def _either(a: float, b: float) -> float:
+def _log_add(a: float, b: float) -> float:
     """log(e^a + e^b)."""
     high, low = max(a, b), min(a, b)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
-def _row(case: Case, b: int, head: int, row: int):
+def _row(case: AttentionCase, b: int, head: int, row: int):
     """Scores and groups of one row of one head: (scores, tilts, text, region, rest of V), over the keys it sees."""
-    seen = case.q_start + row + 1
+    visible = case.q_start + row + 1
     key_head = head // (case.q.shape[1] // case.k.shape[1])
-    scores = (case.k[b, key_head, :seen] @ case.q[b, head, row]) * case.scale
-    weights = (case.weights[b] if case.weights.ndim == 2 else case.weights)[:seen].double() / 127
+    scores = (case.k[b, key_head, :visible] @ case.q[b, head, row]) * case.scale
+    weights = (case.weights[b] if case.weights.ndim == 2 else case.weights)[:visible].double() / 127
     gain = case.alpha * (1.0 if case.gains is None else float(case.gains[head]))
-    visual = case.visual()[:seen]
+    visual = case.visual()[:visible]
     return scores, gain * weights, ~visual, visual & (weights > 0), visual & (weights <= 0)
 
 
-def is_active(case: Case, b: int, head: int, row: int) -> bool:
+def is_active(case: AttentionCase, b: int, head: int, row: int) -> bool:
     """Whether the law holds for the row, said once more."""
     _, _, text, region, rest = _row(case, b, head, row)
     weights = (case.weights[b] if case.weights.ndim == 2 else case.weights)[: len(text)][~text].tolist()
@@ -147,7 +148,7 @@ def is_active(case: Case, b: int, head: int, row: int) -> bool:
     return bool(region.any()) and (case.law == "target" or bool(rest.any()))
 
 
-def shifted_sums(case: Case, b: int, head: int, row: int) -> tuple[list[tuple[Tensor, float]], float, float]:
+def shifted_sums(case: AttentionCase, b: int, head: int, row: int) -> tuple[list[tuple[Tensor, float]], float, float]:
     """[(group, log of its part of the row)] over T, R and V∖R, with what to add to R's and to the rest's tilted
     scores."""
     scores, tilt, text, region, rest = _row(case, b, head, row)
@@ -156,18 +157,18 @@ def shifted_sums(case: Case, b: int, head: int, row: int) -> tuple[list[tuple[Te
     log_v = _log_sum(scores[~text])
     add_r = add_b = 0.0
     if case.law in ("conserving", "share"):
-        log_tilted = _either(log_r, log_b)
+        log_tilted = _log_add(log_r, log_b)
         add_r = add_b = log_v - log_tilted
-        if case.law == "share" and case.mark > math.exp(log_r - log_tilted):
-            add_r = math.log(case.mark) + log_v - log_r
-            add_b = (math.log(1 - case.mark) if case.mark < 1 else -math.inf) + log_v - log_b
+        if case.law == "share" and case.setpoint > math.exp(log_r - log_tilted):
+            add_r = math.log(case.setpoint) + log_v - log_r
+            add_b = (math.log(1 - case.setpoint) if case.setpoint < 1 else -math.inf) + log_v - log_b
     elif case.law == "target":
-        others = _either(log_t, log_b)
-        add_r = others + math.log(case.mark) - math.log(1 - case.mark) - log_r
+        others = _log_add(log_t, log_b)
+        add_r = others + math.log(case.setpoint) - math.log(1 - case.setpoint) - log_r
     return [(text, log_t), (region, log_r + add_r), (rest, log_b + add_b)], add_r, add_b
 
 
-def by_log_sums(case: Case) -> tuple[Tensor, Tensor]:
+def by_log_sums(case: AttentionCase) -> tuple[Tensor, Tensor]:
     """out [B, Hq, S, Dv] and the focus [B, Hq, S, 2]."""
     batch, heads, n_rows, _ = case.q.shape
     out = torch.zeros(*case.q.shape[:3], case.v.shape[3], dtype=torch.float64)
@@ -192,8 +193,8 @@ def by_log_sums(case: Case) -> tuple[Tensor, Tensor]:
     return out, focus
 
 
-def by_more_dimensions(case: Case) -> Tensor:
-    """out, for a field that the batch shares and marks below 1."""
+def by_more_dimensions(case: AttentionCase) -> Tensor:
+    """out, for a field that the batch shares and setpoints below 1."""
     batch, heads, n_rows, _ = case.q.shape
     extra_q = torch.zeros(batch, heads, n_rows, 3, dtype=torch.float64)
     for b in range(batch):

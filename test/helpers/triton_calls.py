@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from steer_ros.kernels import KeyField, make_key_field, steered_attention_reference
+from steer_ros.kernels import SETPOINT_LAWS, KeyField, make_key_field, steered_attention_reference
 
 pytest.importorskip("triton")
 
@@ -14,16 +14,15 @@ from steer_ros.kernels.impl.triton import decode as decoding
 from steer_ros.kernels.impl.triton import prefill as prefill_module
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MARKED = ("share", "target")
-SMALL = tuple(prefill_module.Config(32, block_n, num_warps=4, num_stages=1) for block_n in (32, 16))
+SMALL = tuple(prefill_module.TileConfig(32, block_n, num_warps=4, num_stages=1) for block_n in (32, 16))
 
 
 class DecodeCall:
     """One call's arguments, made from a seed."""
 
     def __init__(self, seed=0, batch=1, k_heads=1, group=2, head=64, capacity=70, length=None,
-                 spans=((5, 20), (30, 9)), weights="graded", gains=None, batched=False, dtype=torch.float32, mark=0.8,
-                 alpha=2.0):  # fmt: skip
+                 spans=((5, 20), (30, 9)), weights="graded", gains=None, batched=False, dtype=torch.float32,
+                 setpoint=0.8, alpha=2.0):  # fmt: skip
         rng = torch.Generator().manual_seed(seed)
         self.length = capacity if length is None else length
         heads = k_heads * group
@@ -46,15 +45,15 @@ class DecodeCall:
             }[weights]
             dense[..., first : first + count] = values.clamp(-127, 127).to(torch.int8)
         self.field = make_key_field(dense, spans, gains=gains, device=DEVICE)
-        self.alpha, self.mark = (torch.tensor([x], device=DEVICE) for x in (alpha, mark))
+        self.alpha, self.setpoint = (torch.tensor([x], device=DEVICE) for x in (alpha, setpoint))
         self.rows, self.scale = None, head**-0.5
 
     def run(self, law, **kwargs):
         """The kernel's (out, focus)."""
         arguments = dict(rows=self.rows, scale=self.scale, length=self.length, focus=False) | kwargs
         field = arguments.pop("field", self.field)
-        alpha, mark = arguments.pop("alpha", self.alpha), arguments.pop("mark", self.mark)
-        return decoding.decode(self.q, self.k, self.v, field, law, alpha, mark, **arguments)
+        alpha, setpoint = arguments.pop("alpha", self.alpha), arguments.pop("setpoint", self.setpoint)
+        return decoding.decode(self.q, self.k, self.v, field, law, alpha, setpoint, **arguments)
 
     def expect(self, law, dtype=torch.float64):
         """The specification's (out, focus), computed in `dtype`."""
@@ -69,8 +68,9 @@ class DecodeCall:
         q, k, v = (t.double() if dtype == torch.float64 else t for t in (self.q, self.k, self.v))
         result = steered_attention_reference(
             q, k, v, weights, visual, law=law, gain=self.alpha.double() * gains.double(), heads=gains.double() != 0,
-            mark=float(self.mark) if law in MARKED else None, rows=text if self.rows is None else text & self.rows,
-            scale=self.scale, q_start=row, valid_length=self.length, compute_dtype=dtype,
+            setpoint=float(self.setpoint) if law in SETPOINT_LAWS else None,
+            rows=text if self.rows is None else text & self.rows, scale=self.scale, q_start=row,
+            valid_length=self.length, compute_dtype=dtype,
         )  # fmt: skip
         return result.out, torch.stack([result.focus_before, result.focus_after], dim=-1)
 
@@ -96,7 +96,7 @@ class PrefillCall:
     q_start: int = 30
     spans: tuple[tuple[int, int], ...] = ((5, 20), (30, 17))
     alpha: float = 2.0
-    mark: float = 0.6
+    setpoint: float = 0.6
     groups: int = 2
     key_heads: int = 1
     batch: int = 1
@@ -125,7 +125,7 @@ class PrefillCall:
         for start, count in self.spans:
             self.visual[..., start : start + count] = True
         w = torch.randint(1, 128, shape, generator=random)
-        low = 0 if self.law in MARKED else -1
+        low = 0 if self.law in SETPOINT_LAWS else -1
         if self.weights == "graded":
             w = w * torch.randint(low, 2, shape, generator=random)
         elif self.weights == "one":
@@ -149,7 +149,7 @@ class PrefillCall:
         gate = None if self.row_gate is None or arguments["field"] is None else self.row_gate.to(DEVICE)
         return prefill_module.prefill(
             self.q, arguments["k"], arguments["v"], arguments["field"], arguments["law"],
-            torch.tensor([arguments["alpha"]], device=DEVICE), torch.tensor([self.mark], device=DEVICE), rows=gate,
+            torch.tensor([arguments["alpha"]], device=DEVICE), torch.tensor([self.setpoint], device=DEVICE), rows=gate,
             scale=self.head_size**-0.5, q_start=self.q_start, length=self.length, focus=arguments["focus"],
             arch=self.arch, cut=self.cut,
         )  # fmt: skip
@@ -165,7 +165,8 @@ class PrefillCall:
         q, k, v = (t.to("cpu", dtype)[:, :, : self.length] for t in (self.q, self.k, self.v if v is None else v))
         return steered_attention_reference(
             q, k, v, self.w, self.visual, law=self.law, gain=gain, heads=heads, rows=steered,
-            mark=self.mark if self.law in MARKED else None, q_start=self.q_start, compute_dtype=compute_dtype,
+            setpoint=self.setpoint if self.law in SETPOINT_LAWS else None, q_start=self.q_start,
+            compute_dtype=compute_dtype,
         )  # fmt: skip
 
     def check(self):

@@ -112,7 +112,7 @@ def test_eager_is_what_transformers_does(bench):
     from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
     cases, providers = sys.modules["cases"], sys.modules["providers"]
-    inputs = cases.Inputs(cases.Case("text rows", 40, 6, head_size=16), torch.bfloat16, CPU)
+    inputs = cases.Inputs(cases.BenchmarkCase("text rows", 40, 6, head_size=16), torch.bfloat16, CPU)
     module = torch.nn.Module()
     module.num_key_value_groups = 6
     bias = inputs.bias("additive", torch.bfloat16)
@@ -125,7 +125,10 @@ def test_eager_is_what_transformers_does(bench):
 def test_flex_is_given_the_same_bias(bench, monkeypatch):
     cases, providers = sys.modules["cases"], sys.modules["providers"]
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)  # eager: right, and slow
-    for case in (cases.Case("decode", 96, 6, head_size=16), cases.Case("prefill", 128, 6, head_size=16)):
+    for case in (
+        cases.BenchmarkCase("decode", 96, 6, head_size=16),
+        cases.BenchmarkCase("prefill", 128, 6, head_size=16),
+    ):
         inputs = cases.Inputs(case, torch.float32, CPU, copies=2)
         exact = cases.exact_outputs(inputs, ("additive",))["additive"]
         first, second = providers.Provider("flex", "additive", "", providers._flex).calls(inputs)
@@ -134,10 +137,10 @@ def test_flex_is_given_the_same_bias(bench, monkeypatch):
 
 
 def test_flop_and_bytes(bench):
-    case = sys.modules["cases"].Case("decode", 640, 6)
+    case = sys.modules["cases"].BenchmarkCase("decode", 640, 6)
     assert case.flop == 4 * 12 * 128 * 640
     assert case.bytes_moved(2) == 2 * 2 * 128 * (2 * 640 + 12)
-    assert sys.modules["cases"].Case("prefill", 640, 6).flop == 4 * 12 * 128 * 640 * 641 // 2
+    assert sys.modules["cases"].BenchmarkCase("prefill", 640, 6).flop == 4 * 12 * 128 * 640 * 641 // 2
 
 
 def test_goals_look_at_the_worst_case(bench):

@@ -70,16 +70,16 @@ REFUSED = [
     ({"alpha": torch.ones(2)}, "alpha"),
     ({"alpha": torch.ones(1, dtype=torch.int64)}, "alpha"),
     ({"alpha": torch.ones(1, device="meta")}, "alpha"),
-    ({"mark": 0.5}, "mark"),
-    ({"law": "share"}, "mark"),
-    ({"law": "share", "mark": 1.01}, "mark"),
-    ({"law": "share", "mark": -0.01}, "mark"),
-    ({"law": "share", "mark": math.nan}, "mark"),
-    ({"law": "share", "mark": torch.tensor(2.0)}, "mark"),
-    ({"law": "target"}, "mark"),
-    ({"law": "target", "mark": 0.0}, "mark"),
-    ({"law": "target", "mark": 1}, "mark"),
-    ({"law": "target", "mark": torch.tensor([1.0])}, "mark"),
+    ({"setpoint": 0.5}, "setpoint"),
+    ({"law": "share"}, "setpoint"),
+    ({"law": "share", "setpoint": 1.01}, "setpoint"),
+    ({"law": "share", "setpoint": -0.01}, "setpoint"),
+    ({"law": "share", "setpoint": math.nan}, "setpoint"),
+    ({"law": "share", "setpoint": torch.tensor(2.0)}, "setpoint"),
+    ({"law": "target"}, "setpoint"),
+    ({"law": "target", "setpoint": 0.0}, "setpoint"),
+    ({"law": "target", "setpoint": 1}, "setpoint"),
+    ({"law": "target", "setpoint": torch.tensor([1.0])}, "setpoint"),
     ({"rows": torch.zeros(3, dtype=torch.bool)}, "rows"),
     ({"rows": torch.zeros(2)}, "rows"),
     ({"rows": torch.zeros(2, dtype=torch.bool, device="meta")}, "rows"),
@@ -112,7 +112,7 @@ REFUSED = [
     ({"field": by_hand(visual=lambda v: v.logical_not())}, "field"),
     ({"field": by_hand(visual=lambda v: v[:1])}, "field"),
     ({"field": by_hand(visual=lambda v: v.int())}, "field"),
-    ({"field": by_hand(seen=lambda s: s[..., 0])}, "field"),
+    ({"field": by_hand(weight_extrema=lambda s: s[..., 0])}, "field"),
     ({"field": by_hand(gains=torch.ones(4, dtype=torch.float64))}, "field"),
     ({"field": by_hand(gains=torch.ones(4, 1))}, "field"),
     ({"field": by_hand(gains=torch.tensor([1.0, math.nan, 1.0, 1.0]))}, "field"),
@@ -140,14 +140,20 @@ def test_wrong_arguments_are_named(change, name, impl):
         steered_attention(**(good() | {"impl": impl} | change))
 
 
+@pytest.mark.parametrize(("name", "says"), [("mark", "^mark: renamed; use setpoint$"), ("bias", "argument 'bias'$")])
+def test_an_argument_that_is_not_there_is_refused_and_a_renamed_one_by_its_new_name(name, says):
+    with pytest.raises(TypeError, match=says):
+        steered_attention(**good(), **{name: 0.5})
+
+
 @pytest.mark.parametrize("law", ["share", "target"])
 @pytest.mark.parametrize("impl", ["auto", "reference", "sdpa"])
-def test_a_weight_below_zero_is_refused_by_the_laws_with_a_mark(law, impl):
+def test_a_weight_below_zero_is_refused_by_the_laws_with_a_setpoint(law, impl):
     weights = torch.tensor([0, 127, -1, 0, 0, 0], dtype=torch.int8)
-    arguments = good() | {"field": make_key_field(weights, [(1, 2)]), "law": law, "mark": 0.5, "impl": impl}
+    arguments = good() | {"field": make_key_field(weights, [(1, 2)]), "law": law, "setpoint": 0.5, "impl": impl}
     with pytest.raises(ValueError, match=rf"^field: weights below 0 with law {law}; accepted are 0 to 127"):
         steered_attention(**arguments)
-    steered_attention(**(arguments | {"law": "conserving", "mark": None}))
+    steered_attention(**(arguments | {"law": "conserving", "setpoint": None}))
 
 
 @pytest.mark.parametrize(
@@ -200,20 +206,20 @@ def test_a_field_is_what_each_row_sees(data):
     for b in range(batch):
         for position in range(field.start, keys):
             j = min(position, field.end - 1) - field.start
-            seen = dense[b, : position + 1][inside[: position + 1]]
-            assert field.seen[b, j].tolist() == [seen.min(), seen.max()]
+            visible = dense[b, : position + 1][inside[: position + 1]]
+            assert field.weight_extrema[b, j].tolist() == [visible.min(), visible.max()]
     one = make_key_field(torch.from_numpy(dense[0]), spans)
     assert torch.equal(one.weights, field.weights[0])
-    assert torch.equal(one.seen, field.seen[0])
+    assert torch.equal(one.weight_extrema, field.weight_extrema[0])
     assert one.memory_bytes == 4 * (field.end - field.start)
     for length in range(keys + 1):
-        cut = one.until(length)
+        cut = one.truncated(length)
         if length <= field.start:
             assert cut is None
         else:
             assert isinstance(cut, KeyField)
             assert cut.end == min(length, field.end)
-            assert torch.equal(cut.seen, one.seen[: cut.end - cut.start])
+            assert torch.equal(cut.weight_extrema, one.weight_extrema[: cut.end - cut.start])
 
 
 def test_gains_become_float32_and_e4m3_stays():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from triton_calls import DEVICE, MARKED, DecodeCall
+from triton_calls import DEVICE, SETPOINT_LAWS, DecodeCall
 
 from steer_ros.kernels.fields import make_key_field
 from steer_ros.kernels.impl.reference import LAWS
@@ -40,7 +40,7 @@ def cases(draw):
         capacity=capacity, length=draw(st.one_of(st.just(capacity), st.integers(1, capacity))), spans=spans,
         weights=draw(st.sampled_from(["graded", "signed", "negative", "empty", "full", "binary"])), gains=gains,
         batched=batch == 2, dtype=draw(st.sampled_from([torch.float32, torch.float16])),
-        mark=draw(st.sampled_from([0.1, 0.5, 0.9])), alpha=draw(st.sampled_from([0.0, 2.0, -3.0, 12.0])),
+        setpoint=draw(st.sampled_from([0.1, 0.5, 0.9])), alpha=draw(st.sampled_from([0.0, 2.0, -3.0, 12.0])),
     )  # fmt: skip
     if draw(st.integers(0, 3)) == 0:
         case.rows = torch.tensor([draw(st.booleans())], device=DEVICE)
@@ -83,7 +83,7 @@ def test_a_null_field_changes_no_bit(law, null):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_without_strength_nothing_moves(dtype):
-    case = DecodeCall(seed=4, group=5, dtype=dtype, alpha=0.0, mark=1e-4, weights="signed")
+    case = DecodeCall(seed=4, group=5, dtype=dtype, alpha=0.0, setpoint=1e-4, weights="signed")
     plain, _ = case.run("none", splits=2)
     assert torch.equal(case.run("additive", splits=2)[0], plain)
     assert torch.equal(case.run("conserving", splits=2)[0], plain)
@@ -97,38 +97,38 @@ def test_without_strength_nothing_moves(dtype):
 
 
 def test_rows_that_have_their_share_are_plain_beside_some_that_have_not():
-    case = DecodeCall(seed=13, k_heads=2, group=3, alpha=0.0, mark=0.6)
+    case = DecodeCall(seed=13, k_heads=2, group=3, alpha=0.0, setpoint=0.6)
     plain, _ = case.run("none", splits=2)
     out, focus = case.run("share", splits=2, focus=True)
-    moved = (focus[..., 1] - focus[..., 0] > 1e-5).flatten()
-    assert moved.any() and not moved.all()
-    assert torch.equal(out[:, ~moved], plain[:, ~moved])
+    changed = (focus[..., 1] - focus[..., 0] > 1e-5).flatten()
+    assert changed.any() and not changed.all()
+    assert torch.equal(out[:, ~changed], plain[:, ~changed])
     torch.testing.assert_close(out.double(), case.expect("share")[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("weights", "mark"), [("graded", 0.05), ("binary", 0.5), ("graded", 0.97)])
-def test_share_and_target_hit_their_mark(weights, mark):
+@pytest.mark.parametrize(("weights", "setpoint"), [("graded", 0.05), ("binary", 0.5), ("graded", 0.97)])
+def test_share_and_target_reach_their_setpoint(weights, setpoint):
     """Measured by the values: the first counts R, the second V."""
-    case = DecodeCall(seed=5, group=3, weights=weights, mark=mark, alpha=1.5)
+    case = DecodeCall(seed=5, group=3, weights=weights, setpoint=setpoint, alpha=1.5)
     field = case.field
     case.v.zero_()
     case.v[..., field.start : field.end, 0] = (field.weights > 0).float()
     case.v[..., field.start : field.end, 1] = field.visual.float()
     before = case.run("none", splits=2)[0]
-    tilted = case.run("additive", splits=2)[0]
+    biased = case.run("additive", splits=2)[0]
     share = case.run("share", splits=2, focus=True)
     target = case.run("target", splits=2, focus=True)
-    wanted = (tilted[..., 0] / tilted[..., 1]).clamp_min(mark)
+    wanted = (biased[..., 0] / biased[..., 1]).clamp_min(setpoint)
     torch.testing.assert_close(share[0][..., 0] / share[0][..., 1], wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(share[0][..., 1], before[..., 1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(target[0][..., 0], torch.full_like(wanted, mark), rtol=0, atol=1e-5)
+    torch.testing.assert_close(target[0][..., 0], torch.full_like(wanted, setpoint), rtol=0, atol=1e-5)
     for out, focus in (share, target):
         torch.testing.assert_close(focus[..., 0], before[..., 0], rtol=0, atol=1e-5)
         torch.testing.assert_close(focus[..., 1], out[..., 0], rtol=0, atol=1e-5)
 
 
 def test_two_independent_oracles():
-    """Binary weights: attention over R and the rest apart, merged by log-sum-exp with R's moved by α; and q longer
+    """Binary weights: attention over R and the rest apart, merged by log-sum-exp with R's shifted by α; and q longer
     by one, k longer by bias / scale."""
     case = DecodeCall(seed=6, group=2, weights="binary", alpha=3.0)
     q, k, v = (t.double() for t in (case.q, case.k.repeat_interleave(2, 1), case.v.repeat_interleave(2, 1)))
@@ -148,8 +148,8 @@ def test_two_independent_oracles():
 
 
 @pytest.mark.parametrize("law", STEERING)
-def test_a_huge_tilt_flushes_no_group(law):
-    case = DecodeCall(seed=7, group=2, weights="binary", alpha=64.0, mark=0.25)
+def test_a_huge_bias_flushes_no_group(law):
+    case = DecodeCall(seed=7, group=2, weights="binary", alpha=64.0, setpoint=0.25)
     out, _ = case.run(law, splits=3)
     torch.testing.assert_close(out.double(), case.expect(law)[0], rtol=0, atol=2e-5)
 
@@ -169,7 +169,7 @@ def test_length_from_the_device(dtype):
 def test_strengths_that_are_nan_give_nan():
     case, nan = DecodeCall(seed=9), torch.tensor([math.nan], device=DEVICE)
     for law in STEERING:
-        assert bool(case.run(law, **{"mark" if law in MARKED else "alpha": nan})[0].isnan().any()), law
+        assert bool(case.run(law, **{"setpoint" if law in SETPOINT_LAWS else "alpha": nan})[0].isnan().any()), law
 
 
 def test_strides_are_free():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from triton_calls import DEVICE, MARKED, SMALL, PrefillCall
+from triton_calls import DEVICE, SETPOINT_LAWS, SMALL, PrefillCall
 
 from steer_ros.kernels import steered_attention
 
@@ -38,11 +38,11 @@ def calls(draw):
         q_start=length - rows,
         spans=tuple(spans),
         alpha=draw(st.sampled_from([-3.0, 0.0, 0.7, 2.0, 8.0])),
-        mark=draw(st.sampled_from([0.05, 0.5, 0.9])),
+        setpoint=draw(st.sampled_from([0.05, 0.5, 0.9])),
         groups=groups,
         dtype=draw(st.sampled_from([torch.float32, torch.float16])),
         weights=draw(st.sampled_from(["graded", "graded", "zero", "one", "full"]))
-        if law in MARKED
+        if law in SETPOINT_LAWS
         else draw(st.sampled_from(["graded", "graded", "one", "full", "negative"])),
         gate=draw(st.booleans()),
         gains=None if gains is None else (gains * 4)[:groups],
@@ -68,7 +68,7 @@ def test_frames_with_gaps_between_them(law):
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("spans", [((3, 20),), ((3, 9), (14, 8))])
-def test_additive_tilts_no_row_but_those_of_text_that_the_gate_lets_through(spans, gate, batch, arch):
+def test_additive_biases_no_row_but_those_of_text_that_the_gate_lets_through(spans, gate, batch, arch):
     call = PrefillCall("additive", rows=44, q_start=0, spans=spans, gate=gate, groups=1, batch=batch, arch=arch)
     out, _ = call.check()
     plain, _ = call.run(law="none")
@@ -103,7 +103,7 @@ def test_batches_have_fields_of_their_own_and_key_heads_their_groups():
     PrefillCall("target", rows=5, q_start=30, spans=((6, 20),), batch=2, key_heads=2, groups=1).check()
 
 
-@pytest.mark.parametrize("law", MARKED)
+@pytest.mark.parametrize("law", SETPOINT_LAWS)
 def test_two_launches_where_the_rows_are_cut_differently(law):
     call = PrefillCall(law, rows=20, q_start=15, spans=((3, 9), (17, 6)), groups=1)
     out, focus = call.check()
@@ -168,10 +168,10 @@ def test_rows_that_are_not_steered_are_those_of_law_none_to_the_bit(law):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.5])
-@pytest.mark.parametrize("law", MARKED)
-def test_share_and_target_hit_their_mark(law, alpha):
+@pytest.mark.parametrize("law", SETPOINT_LAWS)
+def test_share_and_target_reach_their_setpoint(law, alpha):
     # Values that say which group a key is of: the output is the groups' masses.
-    call = PrefillCall(law, rows=7, q_start=50, spans=((6, 30),), alpha=alpha, mark=0.7)
+    call = PrefillCall(law, rows=7, q_start=50, spans=((6, 30),), alpha=alpha, setpoint=0.7)
     call.v[:] = 0
     call.v[..., : call.length, 0] = (call.w > 0).to(DEVICE, call.dtype)
     call.v[..., : call.length, 1] = call.visual.to(DEVICE, call.dtype)
@@ -179,9 +179,9 @@ def test_share_and_target_hit_their_mark(law, alpha):
     region, visual = out[..., 0], out[..., 1]
     if law == "share":
         assert float((region / visual).min()) >= 0.7 - 1e-3
-        tilted = call.reference(torch.float64, torch.float64).out
+        biased = call.reference(torch.float64, torch.float64).out
         torch.testing.assert_close(
-            (region / visual).cpu().double(), tilted[..., 0] / tilted[..., 1], rtol=0, atol=1e-3
+            (region / visual).cpu().double(), biased[..., 0] / biased[..., 1], rtol=0, atol=1e-3
         )
     else:
         assert float((region - 0.7).abs().max()) < 1e-3
@@ -190,7 +190,7 @@ def test_share_and_target_hit_their_mark(law, alpha):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_share_that_the_row_has_already_moves_nothing(dtype):
-    call = PrefillCall("share", rows=5, q_start=40, spans=((6, 20),), alpha=0.0, mark=0.0, groups=1, dtype=dtype)
+    call = PrefillCall("share", rows=5, q_start=40, spans=((6, 20),), alpha=0.0, setpoint=0.0, groups=1, dtype=dtype)
     (out, focus), plain = call.run(), call.run(law="none")[0]
     if dtype == torch.float32:
         assert torch.equal(out, plain)
@@ -200,11 +200,11 @@ def test_a_share_that_the_row_has_already_moves_nothing(dtype):
 
 
 def test_rows_that_have_their_share_are_plain_beside_some_that_have_not(products_by_row):
-    call = PrefillCall("share", rows=30, q_start=24, spans=((6, 20), (30, 9)), alpha=0.0, mark=0.5, gate=True)
+    call = PrefillCall("share", rows=30, q_start=24, spans=((6, 20), (30, 9)), alpha=0.0, setpoint=0.5, gate=True)
     out, focus = call.check()
-    moved = focus[..., 1] - focus[..., 0] > 1e-5
-    assert moved.any() and (~moved & (focus[..., 1] > 0)).any()
-    assert torch.equal(out[~moved], call.run(law="none")[0][~moved])
+    changed = focus[..., 1] - focus[..., 0] > 1e-5
+    assert changed.any() and (~changed & (focus[..., 1] > 0)).any()
+    assert torch.equal(out[~changed], call.run(law="none")[0][~changed])
 
 
 def test_keys_and_values_of_any_stride_but_the_last():

@@ -7,20 +7,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_cases import MARKS, STEERING, Case, cases
+from kernel_cases import SETPOINTS, STEERING, AttentionCase, attention_cases
 
 from steer_ros.kernels import make_key_field, steered_attention, steered_attention_reference
 from steer_ros.kernels.impl.sdpa import call as sdpa_call
 from steer_ros.kernels.impl.sdpa import parts
 from steer_ros.kernels.impl.sdpa import rows as sdpa
-from steer_ros.kernels.impl.sdpa.row_bias import make_terms
+from steer_ros.kernels.impl.sdpa.row_bias import make_row_bias
 
 torch.set_num_threads(1)
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FEW
-@given(cases(laws=("none", *STEERING), head_sizes=(8, 64, 80)))
+@given(attention_cases(laws=("none", *STEERING), head_sizes=(8, 64, 80)))
 def test_in_float64_it_is_the_specification(case):
     out, focus = case.call("sdpa")
     wanted, wanted_focus = case.call("reference")
@@ -39,13 +39,13 @@ def one_case(seed, law, n_rows=None):
     q = torch.randn(1, group * k_heads, rows, 64, dtype=torch.float64)
     k, v = torch.randn(2, 1, k_heads, length, 64, dtype=torch.float64)
     spans = [(start, n)] if n < 9 or seed % 2 else [(start, n // 3), (start + n // 2, n - n // 2)]
-    weights = torch.randint(0 if law in MARKS else -127, 128, (length,), dtype=torch.int8)
-    if law in MARKS:  # keys of V that are not in the region
+    weights = torch.randint(0 if law in SETPOINTS else -127, 128, (length,), dtype=torch.int8)
+    if law in SETPOINTS:  # keys of V that are not in the region
         weights[torch.rand(length) < 0.5] = 0
         weights[start], weights[start + n - 1] = 90, 0
-    mark = {"share": 0.7, "target": 0.4}.get(law)
+    setpoint = {"share": 0.7, "target": 0.4}.get(law)
     alpha = (0.0, 2.0, -3.0, 5.0)[seed % 4]
-    case = Case(q, k, v, weights, spans, law, alpha, mark, None, None, length - rows, length)
+    case = AttentionCase(q, k, v, weights, spans, law, alpha, setpoint, None, None, length - rows, length)
     case.weights = weights * case.visual()
     return case
 
@@ -110,7 +110,7 @@ def eager(case, dtype):
 
 
 @FEW
-@given(cases(laws=("none", *STEERING)), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(attention_cases(laws=("none", *STEERING)), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_what_is_not_steered_is_plain_bit_for_bit(case, dtype):
     plain, _ = case.call("sdpa", dtype, law="none")
     same = [case.call("sdpa", dtype, rows=torch.zeros(case.q.shape[2], dtype=torch.bool))]
@@ -148,7 +148,7 @@ def test_masses_too_small_for_single_precision(law, n_rows, far, monkeypatch):
     assert torch.allclose(out.double(), wanted, atol=2e-4)
     assert torch.allclose(focus, wanted_focus, atol=1e-4)
     if law == "target":
-        assert focus[..., 1].sub(case.mark).abs().max() < 1e-5
+        assert focus[..., 1].sub(case.setpoint).abs().max() < 1e-5
 
 
 def test_a_field_changed_in_place_is_seen():
@@ -179,15 +179,15 @@ def test_gradients_are_the_specification_s(law, n_rows):
         q, k, v = (t.detach().requires_grad_() for t in (case.q, case.k, case.v))
         gains = torch.full((q.shape[1],), case.alpha, dtype=torch.float64)
         if fast:
-            terms = make_terms(
+            row_bias = make_row_bias(
                 case.weights[start : start + n], case.visual()[start : start + n], start, gains,
-                torch.ones_like(gains), k.shape[1], law=law, mark=case.mark, gapless=len(case.spans) == 1,
+                torch.ones_like(gains), k.shape[1], law=law, setpoint=case.setpoint, has_gaps=len(case.spans) > 1,
                 regions=None, dtype=torch.float64,
             )  # fmt: skip
-            out = sdpa.attend_rows(q, k, v, terms, case.scale).transpose(1, 2)
+            out = sdpa.attend_rows(q, k, v, row_bias, case.scale).transpose(1, 2)
         else:
             out = steered_attention_reference(
-                q, k, v, case.weights, case.visual(), law=law, gain=case.alpha, mark=case.mark
+                q, k, v, case.weights, case.visual(), law=law, gain=case.alpha, setpoint=case.setpoint
             ).out
         grads.append(torch.autograd.grad(out.square().sum(), (q, k, v)))
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(*grads))
@@ -207,8 +207,8 @@ def test_a_long_prefill_in_pieces_is_the_prefill(law, monkeypatch):
     weights = torch.zeros(40, dtype=torch.int8)
     weights[5:9] = 120
     field = make_key_field(weights, [(4, 8), (20, 5)])
-    mark = {"share": 0.7, "target": 0.4}.get(law)
-    options = {"mark": mark, "focus": True, "impl": "sdpa"}
+    setpoint = {"share": 0.7, "target": 0.4}.get(law)
+    options = {"setpoint": setpoint, "focus": True, "impl": "sdpa"}
     whole, whole_focus = steered_attention(q, k, v, field, law, **options)
     monkeypatch.setattr(sdpa, "MAX_MASK_ITEMS", 4 * 40 * 3)
     pieces, focus = steered_attention(q, k, v, field, law, **options)
@@ -222,12 +222,12 @@ def test_regions_are_measured_beside_the_field():
     start, count = case.spans[0]
     weights = case.weights[start : start + count]
     halves = torch.stack([torch.arange(count) < 3, torch.arange(count) >= 3], dim=1)
-    terms = make_terms(
+    row_bias = make_row_bias(
         weights, torch.ones(count, dtype=torch.bool), start, torch.zeros(case.q.shape[1]),
-        torch.ones(case.q.shape[1]), case.k.shape[1], law="share", mark=0.9, gapless=True, regions=halves,
+        torch.ones(case.q.shape[1]), case.k.shape[1], law="share", setpoint=0.9, has_gaps=False, regions=halves,
         dtype=torch.float64,
     )  # fmt: skip
-    both = sdpa.focus_rows(case.q, case.k, terms, case.scale)
+    both = sdpa.focus_rows(case.q, case.k, row_bias, case.scale)
     assert both.shape == (1, case.q.shape[1], 1, 2, 3)
     of_v = both[..., 1:].sum(-1)
     assert torch.allclose(of_v[..., 0], of_v[..., 1])  # V keeps its total
@@ -236,17 +236,17 @@ def test_regions_are_measured_beside_the_field():
     assert math.isclose(float(both[..., 0, 1:].sum(-1).max()), float(of_v[..., 0].max()))
 
 
-@pytest.mark.parametrize(("law", "mark"), [("conserving", None), ("share", 0.0)])
+@pytest.mark.parametrize(("law", "setpoint"), [("conserving", None), ("share", 0.0)])
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_without_strength_the_rows_are_plain(law, mark, n_rows, dtype, monkeypatch):
-    """conserving with α = 0, share below what the region has: nothing moves. To the bit, but for share where PyTorch
+def test_a_law_without_effect_leaves_the_rows_plain(law, setpoint, n_rows, dtype, monkeypatch):
+    """conserving with α = 0, share below what the region has: nothing changes. To the bit, but for share where PyTorch
     may sum in another order (one float32 row has the same): there to an ulp of the magnitudes that make out, float32
     to four (below one with AVX-512, 3.4 without); in float64, which it computes in another way, to some."""
     monkeypatch.setattr(parts, "FEWEST", 0)
     for seed in range(6):
         case = one_case(seed, law, n_rows)
-        case.alpha, case.mark = 0.0, mark
+        case.alpha, case.setpoint = 0.0, setpoint
         for impl in ("reference", "sdpa"):
             out, focus = case.call(impl, dtype)
             plain, _ = case.call(impl, dtype, law="none")
@@ -264,7 +264,7 @@ def test_without_strength_the_rows_are_plain(law, mark, n_rows, dtype, monkeypat
 @pytest.mark.parametrize("n_rows", [1, 5])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 1.5])
-def test_the_mark_is_hit_for_every_head_and_row(law, n_rows, gated, alpha, monkeypatch):
+def test_the_setpoint_is_reached_for_every_head_and_row(law, n_rows, gated, alpha, monkeypatch):
     """Graded weights, single precision, measured by values that say which group a key is of."""
     monkeypatch.setattr(parts, "FEWEST", 0)
     for seed in range(8):
@@ -280,13 +280,13 @@ def test_the_mark_is_hit_for_every_head_and_row(law, n_rows, gated, alpha, monke
         case.v[..., 1] = case.visual().double()
         out, focus = case.call("sdpa", torch.float32)
         plain, _ = case.call("reference", law="none")
-        tilted, _ = case.call("reference", law="additive")
+        biased, _ = case.call("reference", law="additive")
         region, visual = out[:, on, :, 0], out[:, on, :, 1]
         if law == "share":
-            wanted = (tilted[:, on, :, 0] / tilted[:, on, :, 1]).clamp_min(case.mark)
+            wanted = (biased[:, on, :, 0] / biased[:, on, :, 1]).clamp_min(case.setpoint)
             assert torch.allclose((region / visual).double(), wanted, rtol=0, atol=1e-3)
             assert torch.allclose(visual.double(), plain[:, on, :, 1], rtol=0, atol=1e-3)
         else:
-            assert torch.all((region - case.mark).abs() < 1e-3)
+            assert torch.all((region - case.setpoint).abs() < 1e-3)
         assert torch.allclose(focus[:, on, :, 1], region, rtol=0, atol=1e-3)
         assert torch.allclose(out[:, ~on].double(), plain[:, ~on], rtol=0, atol=1e-6)

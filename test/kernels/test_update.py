@@ -30,7 +30,7 @@ def parts_of(regions, lead=(), n=70, seed=0):
 
 
 def expected(parts, strengths, visual):
-    """The same by NumPy: each region's weights times its strength, then regions.union, and the running extremes."""
+    """By NumPy: each region's weights times its signed strength, then regions.union, and the running extremes."""
     scaled = []
     for part, strength in zip(parts.cpu().numpy(), strengths.cpu().numpy(), strict=True):
         scaled.append(np.clip(np.rint(part.astype(np.float32) * strength), -127, 127).astype(np.int8))
@@ -51,16 +51,16 @@ def short_tiles(monkeypatch):
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_equal_to_the_regions_own_union(impl, data):
-    """Bit by bit, seen too; strengths that land on halves included."""
+    """Bit by bit, the extremes too; strengths that land on halves included."""
     regions = data.draw(st.integers(0, 4))
     strength = st.sampled_from([1.0, 0.5, -0.5, 0.0, 1.5, -1.0, 0.3, 1 / 127])
     strengths = data.draw(st.lists(strength, min_size=regions, max_size=regions))
     strengths = torch.tensor(strengths, dtype=torch.float32, device=DEVICE)
     field, parts = field_of(), parts_of(regions, seed=data.draw(st.integers(0, 99)))
     update_field(field, parts, strengths, impl=impl)
-    weights, seen = expected(parts, strengths, field.visual.cpu().numpy())
+    weights, weight_extrema = expected(parts, strengths, field.visual.cpu().numpy())
     np.testing.assert_array_equal(field.weights.cpu().numpy(), weights)
-    np.testing.assert_array_equal(field.seen.cpu().numpy(), seen)
+    np.testing.assert_array_equal(field.weight_extrema.cpu().numpy(), weight_extrema)
 
 
 @pytest.mark.parametrize("impl", WAYS)
@@ -70,23 +70,23 @@ def test_a_field_for_each_sequence(impl):
     for given_strengths, each in ((strengths, strengths), (strengths[0], strengths[:1].expand(2, -1))):
         update_field(field, parts, given_strengths, impl=impl)
         for b in range(2):
-            weights, seen = expected(parts[b], each[b], field.visual[b].cpu().numpy())
+            weights, weight_extrema = expected(parts[b], each[b], field.visual[b].cpu().numpy())
             np.testing.assert_array_equal(field.weights[b].cpu().numpy(), weights)
-            np.testing.assert_array_equal(field.seen[b].cpu().numpy(), seen)
+            np.testing.assert_array_equal(field.weight_extrema[b].cpu().numpy(), weight_extrema)
 
 
 @pytest.mark.parametrize("impl", WAYS)
 def test_in_place_and_as_made_anew(impl):
     """The buffers stay, so that a captured graph reads the new weights; they hold what make_key_field makes."""
     field, parts = field_of(), parts_of(1)
-    places = [t.data_ptr() for t in (field.weights, field.visual, field.seen)]
+    places = [t.data_ptr() for t in (field.weights, field.visual, field.weight_extrema)]
     update_field(field, parts, impl=impl)
-    assert places == [t.data_ptr() for t in (field.weights, field.visual, field.seen)]
+    assert places == [t.data_ptr() for t in (field.weights, field.visual, field.weight_extrema)]
     dense = torch.zeros(80, dtype=torch.int8)
     dense[3:73] = torch.where(field.visual, parts[0], torch.zeros_like(parts[0])).cpu()
     anew = make_key_field(dense, SPANS, device=DEVICE)
     assert torch.equal(field.weights, anew.weights)
-    assert torch.equal(field.seen, anew.seen)
+    assert torch.equal(field.weight_extrema, anew.weight_extrema)
 
 
 @pytest.mark.parametrize("impl", WAYS)
@@ -96,7 +96,7 @@ def test_rows_of_a_larger_table(impl):
     update_field(field, wide[::2, 10:80], impl=impl)
     update_field(other, wide[::2, 10:80].contiguous(), impl="torch")
     assert torch.equal(field.weights, other.weights)
-    assert torch.equal(field.seen, other.seen)
+    assert torch.equal(field.weight_extrema, other.weight_extrema)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU these raise")

@@ -42,7 +42,7 @@ def test_a_mark_belongs_to_share_and_target():
      ("target", None), ("target", 0), ("target", 1.0), ("additive", 0.5), ("none", 0.5)],
 )  # fmt: skip
 def test_a_wrong_mark_is_named(name, mark):
-    with pytest.raises(ValueError, match=r"^mark: .*accepted"):
+    with pytest.raises(ValueError, match=r"^setpoint: .*accepted"):
         make_law(name, mark=mark)
 
 
@@ -170,7 +170,7 @@ def test_each_weight_lands_on_the_key_of_its_token(layout):
     assert field.num_keys == seen.sum()
     if spans:
         same = make_key_field(dense, [(s.start, s.length) for s in spans])
-        assert torch.equal(field.snapshot().seen, same.seen)
+        assert torch.equal(field.snapshot().weight_extrema, same.weight_extrema)
         assert torch.equal(field.snapshot().weights, same.weights)
     ordered = [w for _, w in sorted(zip(spans, weights, strict=True), key=lambda pair: pair[0].start)]
     for j in range(len(spans)):

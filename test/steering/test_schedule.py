@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steering_helpers import IDS, SPAN, build, qwen2
 
-from steer_ros.kernels import why_not_triton
+from steer_ros.kernels import triton_unsupported_reason
 from steer_ros.steering import SteeringField, attach, make_law
 from steer_ros.steering.schedule import PHASES, Schedule, as_schedule
 
@@ -187,7 +187,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROBE = torch.zeros(1, 1, 1, 64, device=DEVICE)
 
 
-@pytest.mark.skipif(bool(why_not_triton(PROBE, PROBE, PROBE)), reason=why_not_triton(PROBE, PROBE, PROBE))
+@pytest.mark.skipif(
+    bool(triton_unsupported_reason(PROBE, PROBE, PROBE)), reason=triton_unsupported_reason(PROBE, PROBE, PROBE)
+)
 def test_the_kernels_read_the_factor_of_each_pass():
     model, ids = build(lambda: qwen2(head_dim=64, num_hidden_layers=1)).to(DEVICE), IDS[:, :28].to(DEVICE)
     law, everything, passes, reports = make_law("target", 1.0, 0.8), [[torch.ones(20)]], {}, {}

@@ -7,13 +7,16 @@ import pytest
 import torch
 from steering_helpers import IDS, SPAN, build, greedy, prefill_and_decode, qwen2
 
-from steer_ros.kernels import why_not_triton
+from steer_ros.kernels import triton_unsupported_reason
 from steer_ros.steering import Span, SteeringField, attach, make_law
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _PROBE = torch.zeros(1, 1, 1, 64, device=DEVICE)
 pytestmark = [
-    pytest.mark.skipif(bool(why_not_triton(_PROBE, _PROBE, _PROBE)), reason=why_not_triton(_PROBE, _PROBE, _PROBE)),
+    pytest.mark.skipif(
+        bool(triton_unsupported_reason(_PROBE, _PROBE, _PROBE)),
+        reason=triton_unsupported_reason(_PROBE, _PROBE, _PROBE),
+    ),
     pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning"),
 ]
 LAWS = (make_law("additive", 3), make_law("conserving", 4), make_law("share", mark=0.9), make_law("target", mark=0.5))

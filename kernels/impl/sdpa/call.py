@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...fields import KeyField
-from .row_bias import Terms, make_terms
+from .row_bias import RowBias, make_row_bias
 from .rows import attend_one, attend_rows, chunk_rows, focus_rows, held_at_once
 
 
@@ -22,40 +22,43 @@ def steered_attention_sdpa(
     field: KeyField | None,
     law: str,
     alpha: Tensor,
-    mark: Tensor | None,
+    setpoint: Tensor | None,
     rows: Tensor | None,
     scale: float,
     q_start: int,
     length: int,
     focus: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Arguments, checked, and results as of api.steered_attention. It reads the field, alpha and mark: on a GPU that
-    waits for the device. A row that is not steered is what SDPA gives without steering, bit for bit."""
+    """Arguments, checked, and results as of api.steered_attention. It reads the field, alpha and setpoint: on a GPU
+    that waits for the device. A row that is not steered is what SDPA gives without steering, bit for bit."""
     keys = q_start + q.shape[2]
     if keys < k.shape[2]:
         k, v = k[:, :, :keys], v[:, :, :keys]
     if field is None or law == "none":
         return _plain(q, k, v, scale, q_start), _plain_focus(q, k, field, scale, q_start) if focus else None
-    strength = float(alpha)
-    rho = None if mark is None else float(mark)
+    alpha_value = float(alpha)
+    setpoint_value = None if setpoint is None else float(setpoint)
     if q.shape[2] == 1 and q_start >= field.end and field.weights.ndim == 1 and (rows is None or bool(rows)):
-        terms = _cached_terms(field, field.end - field.start, law, strength, rho, q, k.shape[1])
-        if terms is not None and terms.on is None:  # decoding: the one row is steered, in all heads
-            return _steered(q, k, v, terms, scale, focus)
+        row_bias = _cached_row_bias(field, field.end - field.start, law, alpha_value, setpoint_value, q, k.shape[1])
+        if row_bias is not None and row_bias.on is None:  # decoding: the one row is steered, in all heads
+            return _steered(q, k, v, row_bias, scale, focus)
     if field.weights.ndim == 1:
         parts = [(slice(None), field)]
     else:
         parts = [
-            (slice(b, b + 1), KeyField(field.weights[b], field.visual[b], field.seen[b], field.gains, field.start))
+            (
+                slice(b, b + 1),
+                KeyField(field.weights[b], field.visual[b], field.weight_extrema[b], field.gains, field.start),
+            )
             for b in range(q.shape[0])
         ]
     steered = []
     for batch, part in parts:
         for first, last, end in _segments(part, rows, q_start, q.shape[2]):
-            terms = _cached_terms(part, end, law, strength, rho, q, k.shape[1])
-            if terms is not None:
-                steered.append((batch, first, last, terms))
-    n_steered = sum(last - first for _, first, last, terms in steered if terms.on is None)
+            row_bias = _cached_row_bias(part, end, law, alpha_value, setpoint_value, q, k.shape[1])
+            if row_bias is not None:
+                steered.append((batch, first, last, row_bias))
+    n_steered = sum(last - first for _, first, last, row_bias in steered if row_bias.on is None)
     whole = n_steered == len(parts) * q.shape[2]  # text rows alone: every one is steered, in all heads
     if whole and len(steered) == 1 and q.shape[2] <= chunk_rows(q.shape[0], q.shape[1], keys):
         return _steered(q, k, v, steered[0][3], scale, focus)
@@ -65,24 +68,26 @@ def steered_attention_sdpa(
     else:
         out = _plain(q, k, v, scale, q_start)
         masses = _plain_focus(q, k, field, scale, q_start) if focus else None
-    for batch, first, last, terms in steered:
+    for batch, first, last, row_bias in steered:
         size = chunk_rows(q.shape[0], q.shape[1], q_start + last)
         for top in range(first, last, size):
             end = min(top + size, last)
             qs, ks, vs = q[batch, :, top:end], k[batch, :, : q_start + end], v[batch, :, : q_start + end]
-            part, part_masses = _steered(qs, ks, vs, terms, scale, focus)
-            if terms.on is not None:
-                part = torch.where(terms.on.view(1, -1, 1, 1), part, out[batch, :, top:end])
+            part, part_masses = _steered(qs, ks, vs, row_bias, scale, focus)
+            if row_bias.on is not None:
+                part = torch.where(row_bias.on.view(1, -1, 1, 1), part, out[batch, :, top:end])
             out[batch, :, top:end] = part
             if focus:
                 masses[batch, :, top:end] = part_masses
     return out, masses
 
 
-def _steered(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, focus: bool) -> tuple[Tensor, Tensor | None]:
+def _steered(
+    q: Tensor, k: Tensor, v: Tensor, row_bias: RowBias, scale: float, focus: bool
+) -> tuple[Tensor, Tensor | None]:
     """Rows that are steered, the last of which sees all the keys given: [B, Hq, n, Dv], and float32 [B, Hq, n, 2]."""
-    out = attend_rows(q, k, v, terms, scale).transpose(1, 2)
-    return out, focus_rows(q, k, terms, scale)[..., 0].float() if focus else None
+    out = attend_rows(q, k, v, row_bias, scale).transpose(1, 2)
+    return out, focus_rows(q, k, row_bias, scale)[..., 0].float() if focus else None
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, q_start: int) -> Tensor:
@@ -101,9 +106,9 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, q_start: int) -> Tenso
     positions = torch.arange(keys, device=q.device)
     for top in range(0, n_rows, size):
         end = min(top + size, n_rows)
-        seen = positions[: q_start + end] <= positions[q_start + top : q_start + end, None]
+        visible = positions[: q_start + end] <= positions[q_start + top : q_start + end, None]
         part = scaled_dot_product_attention(
-            q[:, :, top:end], k[:, :, : q_start + end], v[:, :, : q_start + end], attn_mask=seen, **options
+            q[:, :, top:end], k[:, :, : q_start + end], v[:, :, : q_start + end], attn_mask=visible, **options
         )
         if out is None:
             return part.contiguous()
@@ -155,7 +160,7 @@ def _segments(field: KeyField, rows: Tensor | None, q_start: int, n_rows: int) -
                 end -= 1
 
 
-def _moves(law: str, alpha: float, low: int, high: int) -> bool:
+def _has_effect(law: str, alpha: float, low: int, high: int) -> bool:
     """Whether the law has something to steer with where these are V's extreme weights."""
     if law == "additive":
         return alpha != 0.0 and not low == high == 0
@@ -164,19 +169,19 @@ def _moves(law: str, alpha: float, low: int, high: int) -> bool:
     return low <= 0 < high if law == "share" else high > 0
 
 
-_CACHE: OrderedDict[tuple[object, ...], tuple[Tensor, Tensor, Tensor | None, Terms | None]] = OrderedDict()
+_CACHE: OrderedDict[tuple[object, ...], tuple[Tensor, Tensor, Tensor | None, RowBias | None]] = OrderedDict()
 _CACHE_LOCK = threading.Lock()
 _CACHE_SIZE = 64  # layers of a model that decodes one context; some kilobytes each, by head and 8k keys 0.7 MB
 
 
-def _cached_terms(
-    field: KeyField, end: int, law: str, alpha: float, mark: float | None, q: Tensor, key_heads: int
-) -> Terms | None:
+def _cached_row_bias(
+    field: KeyField, end: int, law: str, alpha: float, setpoint: float | None, q: Tensor, key_heads: int
+) -> RowBias | None:
     """What the rows need of the first `end` keys of the field; None if there is nothing to steer with. Kept from call
     to call on a CPU: decoding asks for the same at every token. What is kept is compared with the field's values,
     which a kernel may have changed in place."""
     if q.is_cuda:
-        return _terms(field, end, law, alpha, mark, q, key_heads)
+        return _make_row_bias(field, end, law, alpha, setpoint, q, key_heads)
     weights, visual, gains = field.weights, field.visual, field.gains
     if end < weights.shape[0]:
         weights, visual = weights[:end], visual[:end]
@@ -185,32 +190,32 @@ def _cached_terms(
         kind = gains.dtype
         if kind == torch.float8_e4m3fn:  # which PyTorch can't compare
             gains = gains.view(torch.uint8)
-    key = (weights.data_ptr(), field.start, end, law, alpha, mark, q.shape[1], key_heads, q.dtype, kind)
+    key = (weights.data_ptr(), field.start, end, law, alpha, setpoint, q.shape[1], key_heads, q.dtype, kind)
     kept = _CACHE.get(key)
     if kept is not None:
-        old_weights, old_visual, old_gains, terms = kept
+        old_weights, old_visual, old_gains, row_bias = kept
         same = torch.equal(old_weights, weights) and torch.equal(old_visual, visual)
         if same and (gains is None or torch.equal(old_gains, gains)):
-            return terms
-    terms = _terms(field, end, law, alpha, mark, q, key_heads)
+            return row_bias
+    row_bias = _make_row_bias(field, end, law, alpha, setpoint, q, key_heads)
     with _CACHE_LOCK:
-        _CACHE[key] = weights.clone(), visual.clone(), None if gains is None else gains.clone(), terms
+        _CACHE[key] = weights.clone(), visual.clone(), None if gains is None else gains.clone(), row_bias
         while len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
-    return terms
+    return row_bias
 
 
-def _terms(
-    field: KeyField, end: int, law: str, alpha: float, mark: float | None, q: Tensor, key_heads: int
-) -> Terms | None:
+def _make_row_bias(
+    field: KeyField, end: int, law: str, alpha: float, setpoint: float | None, q: Tensor, key_heads: int
+) -> RowBias | None:
     """What the rows need of the first `end` keys of the field; None if there is nothing to steer with."""
     ones = torch.ones(q.shape[1], dtype=torch.float32)
     table = ones if field.gains is None else field.gains.float().cpu()
-    if not _moves(law, alpha, *field.seen[end - 1].tolist()) or not bool(table.any()):
+    if not _has_effect(law, alpha, *field.weight_extrema[end - 1].tolist()) or not bool(table.any()):
         return None
     visual = field.visual[:end]
-    return make_terms(
+    return make_row_bias(
         field.weights[:end], visual, field.start, alpha * table.double(), ones, key_heads,
-        law=law, mark=mark, gapless=bool(visual.all()), regions=None, on=table != 0,
+        law=law, setpoint=setpoint, has_gaps=not bool(visual.all()), regions=None, on=table != 0,
         dtype=torch.float64 if q.dtype == torch.float64 else torch.float32,
     )  # fmt: skip

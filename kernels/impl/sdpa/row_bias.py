@@ -1,4 +1,4 @@
-"""What the rows of a call need of a field, worked out once for each version of it (kernels/sdpa.py)."""
+"""What the rows of a call need of a field, worked out once for each version of it (rows.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...checks import MARKED
+from ...checks import SETPOINT_LAWS
 from ..reference import WEIGHT_ONE
 
 _NEVER = float("-inf")
@@ -16,22 +16,23 @@ _SPARE_KEYS = 1024  # a padded row is made this much longer than asked, so that 
 
 
 @dataclass(eq=False)
-class Terms:
+class RowBias:
     """One version of the field over the spans that come before the rows, for one layer's heads and one law.
 
     start, end: the key positions that these spans cover, n = end − start of them, text between frames (gaps)
         included.
     group: query heads of a key head, G.
-    bias: the tilt g·w [1, 1, n], or [Hk, G, n] where heads differ; 0 in gaps and for heads that are off.
+    bias: g·w, added to the scores [1, 1, n], or [Hk, G, n] where heads differ; 0 in gaps and for heads that are
+        off.
     visual, region: bool [n], V and R. region_keys: the positions of R.
-    gapless: whether all n are in V. tilted: whether any bias is not 0.
+    has_gaps: whether any of the n is not in V. has_bias: whether any bias is not 0.
     on: bool [Hk, G, 1], the heads that the law holds for; None if it is all.
     columns: 1.0 where a key is in R, in a region to be measured [n, 1 + regions].
     heads: 1.0 for query heads whose focus counts [Hq], heads_on of them.
     """
 
     law: str
-    mark: float
+    setpoint: float
     start: int
     end: int
     group: int
@@ -39,8 +40,8 @@ class Terms:
     visual: Tensor
     region: Tensor
     region_keys: Tensor
-    gapless: bool
-    tilted: bool
+    has_gaps: bool
+    has_bias: bool
     on: Tensor | None
     columns: Tensor
     heads: Tensor
@@ -52,16 +53,16 @@ class Terms:
     def padded(self, name: str, keys: int) -> Tensor:
         """By key position over the first `keys` positions, whatever the spans cover of them:
 
-        "bias": the tilt, 0 off V [1, 1 | Hk, 1 | G, keys].
-        "rest": the tilt, but −inf on R: what target leaves to the other keys. 0 everywhere for heads that are off.
-        "exp": e^tilt, scaled so that its largest over V is 1 (under target, over R and over all other keys); same
+        "bias": the bias, 0 off V [1, 1 | Hk, 1 | G, keys].
+        "rest": the bias, but −inf on R: what target leaves to the other keys. 0 everywhere for heads that are off.
+        "exp": e^bias, scaled so that its largest over V is 1 (under target, over R and over all other keys); same
             shape.
         "groups": what the law multiplies each by: V (conserving), R, V∖R (share), or R, all others (target)
-            [1 | 2, keys]; e^tilt there, 0 elsewhere, where heads do not differ, else 1.
+            [1 | 2, keys]; e^bias there, 0 elsewhere, where heads do not differ, else 1.
         "text": 1.0 for what is in none of the groups [keys].
-        "sides": of target, the tilt of all but R and −inf on R, then the tilt of R and −inf on all others, for each
+        "sides": of target, the bias of all but R and −inf on R, then the bias of R and −inf on all others, for each
             head of a group [1, 1 | Hk, 2 · G, keys].
-        "sums": the sums that it needs: V without the tilt (not under target), then the groups [2 | 3, keys].
+        "sums": the sums that it needs: V without the bias (not under target), then the groups [2 | 3, keys].
         """
         kept = self._cuts.get(name)
         if kept is None or kept[0] != keys:  # (all layers of a token ask for the same)
@@ -109,21 +110,21 @@ class Terms:
 
     @cached_property
     def by_head(self) -> bool:
-        """Whether heads have tilts of their own."""
+        """Whether heads have biases of their own."""
         return self.bias.shape[:2].numel() > 1
 
     @cached_property
     def lift(self) -> Tensor | None:
-        """log(e^t − 1) where t is the tilt of all of R's keys, at least 0, and the rest of V has none: by how much R's
+        """log(e^t − 1) where t is the bias of all of R's keys, at least 0, and the rest of V has none: by how much R's
         scores are to be raised for what R gets beside V as it is. [1 | Hk, 1 | G, 1]; None if it is otherwise."""
         others = self.visual & ~self.region
-        tilt = self.bias[..., self.region]
-        if tilt.shape[-1] == 0 or bool((tilt != tilt[..., :1]).any()) or bool((tilt < 0).any()):
+        bias = self.bias[..., self.region]
+        if bias.shape[-1] == 0 or bool((bias != bias[..., :1]).any()) or bool((bias < 0).any()):
             return None
         if bool((self.bias[..., others] != 0).any()):
             return None
-        tilt = tilt[..., :1].double()
-        return (tilt + torch.log(-torch.expm1(-tilt))).to(self.bias.dtype)
+        bias = bias[..., :1].double()
+        return (bias + torch.log(-torch.expm1(-bias))).to(self.bias.dtype)
 
     @cached_property
     def span(self) -> slice:
@@ -132,7 +133,7 @@ class Terms:
 
     @cached_property
     def copies(self) -> Tensor:
-        """Masks over the spans, −inf off V, then off R; under conserving V's tilt instead. For each head of a group
+        """Masks over the spans, −inf off V, then off R; under conserving V's bias instead. For each head of a group
         [1, 1 | Hk, 2 · G, n]."""
         plain = torch.zeros_like(self.bias[None])
         off, other = (~self.visual, self.bias[None]) if self.law == "conserving" else (~self.region, plain)
@@ -164,7 +165,7 @@ class Terms:
 
     @cached_property
     def exp_v(self) -> Tensor:
-        """e^tilt over the spans, scaled so that V's largest is 1; 1 in gaps. [1 | Hq, n]."""
+        """e^bias over the spans, scaled so that V's largest is 1; 1 in gaps. [1 | Hq, n]."""
         most = self.bias.masked_fill(~self.visual, _NEVER).amax(-1, keepdim=True)
         return torch.where(self.visual, self.bias - most, 0.0).exp().flatten(0, 1)
 
@@ -174,9 +175,9 @@ class Terms:
         return torch.stack([self.region, self.visual & ~self.region]).to(self.bias.dtype)
 
     @cached_property
-    def marks(self) -> Tensor:
-        """The mark and 1 − it: [2]."""
-        return self.bias.new_tensor([self.mark, 1.0 - self.mark])
+    def setpoint_pair(self) -> Tensor:
+        """The setpoint and 1 − it: [2]."""
+        return self.bias.new_tensor([self.setpoint, 1.0 - self.setpoint])
 
     @cached_property
     def limits(self) -> tuple[Tensor, Tensor]:
@@ -184,7 +185,7 @@ class Terms:
         return self.bias.new_tensor([1.0, 0.0]), self.bias.new_tensor([float("inf"), 1.0])
 
 
-def make_terms(
+def make_row_bias(
     weights: Tensor,
     visual: Tensor,
     start: int,
@@ -193,19 +194,19 @@ def make_terms(
     key_heads: int,
     *,
     law: str,
-    mark: float | None,
-    gapless: bool,
+    setpoint: float | None,
+    has_gaps: bool,
     regions: Tensor | None,
     dtype: torch.dtype,
     on: Tensor | None = None,
-) -> Terms:
+) -> RowBias:
     """weights int8 [n], visual bool [n] and regions bool [n, r] or None, at key positions from `start`, on the
     model's device; gains (α · gain), heads (whose focus counts) float32 [Hq] and `on` (which heads the law holds
     for; None: share and target for `heads`, the others where the gain is not 0) bool [Hq], on the CPU; dtype that
     of the bias."""
     device = weights.device
     if on is None:
-        on = heads != 0 if law in MARKED else gains != 0
+        on = heads != 0 if law in SETPOINT_LAWS else gains != 0
     gains = torch.where(on, gains, 0.0)
     w = weights.to(dtype) / WEIGHT_ONE
     if bool((gains == gains[0]).all()):
@@ -216,9 +217,9 @@ def make_terms(
     columns = region[:, None]
     if regions is not None:
         columns = torch.cat([columns, regions], dim=1)
-    return Terms(
+    return RowBias(
         law=law,
-        mark=0.0 if mark is None else mark,
+        setpoint=0.0 if setpoint is None else setpoint,
         start=start,
         end=start + weights.shape[0],
         group=len(gains) // key_heads,
@@ -226,8 +227,8 @@ def make_terms(
         visual=visual,
         region=region,
         region_keys=region.nonzero().squeeze(1) + start,
-        gapless=gapless,
-        tilted=bool((gains != 0).any()),
+        has_gaps=has_gaps,
+        has_bias=bool((gains != 0).any()),
         on=None if bool(on.all()) else on.to(device).view(key_heads, -1, 1),
         columns=columns.to(dtype),
         heads=heads.to(device),

@@ -16,7 +16,7 @@ from .decode_split import decode_kernel
 HEAD_SIZES = (64, 80, 96, 128)
 MAX_GROUP = 16
 _ROWS = 8  # query heads of one program; a larger group is cut up
-_E4M3_UNIT = 256.0  # tilt.e4m3_over_256
+_E4M3_UNIT = 256.0  # common.e4m3_over_256
 
 
 def config(kind: str, head_size: int, law: str, arch: int, *, item_size: int = 2) -> dict[str, int]:
@@ -63,7 +63,7 @@ def decode(
     field: KeyField | None,
     law: str,
     alpha: Tensor,
-    mark: Tensor,
+    setpoint: Tensor,
     *,
     rows: Tensor | None,
     scale: float,
@@ -80,7 +80,7 @@ def decode(
         k, v: [B, Hk, K, D] and [B, Hk, K, Dv] of q's dtype, Hq / Hk ≤ MAX_GROUP, last stride 1; other strides are
             free, 0 too. With kv_scales float8_e4m3fn, without NaN.
         field: None is law "none", with a focus of 0.
-        law: a key of tilt.LAW_CODES. alpha, mark: float32 [1] on q's device; NaN gives NaN.
+        law: a key of common.LAW_CODES. alpha, setpoint: float32 [1] on q's device; NaN gives NaN.
         rows: bool [1] or None, whether the law may hold for the row.
         scale: finite and positive.
         length: how many keys are real, 1 to K; a tensor int32 or int64 [1] is read on the device (above K it
@@ -106,9 +106,9 @@ def decode(
     sums = torch.empty(NUM_SUMS[law], batch * q_heads, splits, **made)
     accs = torch.empty(NUM_GROUPS[law], batch * q_heads, splits, head_v, **made)
     keeps = law == "share" and q.dtype == torch.float32
-    if keeps:  # what the law does not move: summed by groups, in another order, float32 would show it
+    if keeps:  # what the law does not change: summed by groups, in another order, float32 would show it
         plain = dict(rows=None, scale=scale, length=length, focus=False, kv_scales=kv_scales, splits=splits, arch=arch)
-        out, _ = decode(q, k, v, None, "none", alpha, mark, **plain)
+        out, _ = decode(q, k, v, None, "none", alpha, setpoint, **plain)
     else:
         out = torch.empty(batch, q_heads, 1, head_v, dtype=q.dtype, device=q.device)
     masses = torch.zeros(batch, q_heads, 1, 2, **made) if focus else None
@@ -117,7 +117,7 @@ def decode(
     if kv_scales is not None:
         k, v = k.view(torch.uint8), v.view(torch.uint8)
         k_unit, v_unit = (_E4M3_UNIT * scale_ for scale_ in kv_scales)
-    weights, visual, seen, gains, kind, start, end, stride = _unpack(field, q, arch)
+    weights, visual, weight_extrema, gains, kind, start, end, stride = _unpack(field, q, arch)
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
         decode_kernel[(splits, streams)](
             q,
@@ -125,7 +125,7 @@ def decode(
             v,
             weights,
             visual,
-            seen,
+            weight_extrema,
             gains,
             weights if rows is None else rows.view(torch.uint8),
             alpha,
@@ -161,7 +161,7 @@ def decode(
         merge_kernel[(batch * q_heads, -(-head_v // merge_sizes["BLOCK_V"]))](
             accs,
             sums,
-            mark,
+            setpoint,
             alpha,
             length,
             out,
@@ -189,7 +189,7 @@ def _unpack(field: KeyField | None, q: Tensor, arch: int) -> tuple[Tensor, Tenso
     gains, kind = field.gain_table(arch)
     stride = field.weights.stride(0) if field.weights.ndim == 2 else 0
     visual = field.visual.view(torch.uint8)
-    return field.weights, visual, field.seen, gains, GAIN_KINDS[kind], field.start, field.end, stride
+    return field.weights, visual, field.weight_extrema, gains, GAIN_KINDS[kind], field.start, field.end, stride
 
 
 def _padded(head_size: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import ADDITIVE, CONSERVING, FLOOR, NONE, TARGET, focus_of, over, portions
+from .common import ADDITIVE, CONSERVING, FLOOR, NONE, TARGET, focus_of, group_weights, rescale
 
 MAX_SPLITS = tl.constexpr(128)
 # What a split leaves of each row, besides the accumulators: m and l of each group (text; V, or background and
-# region), then of the untilted V, then the region's part of the untilted and of the tilted sum.
+# region), then of V without the bias, then the region's part of the sum without the bias and with it.
 NUM_SUMS = {"none": 6, "additive": 6, "conserving": 8, "share": 10, "target": 10}
 NUM_GROUPS = {"none": 1, "additive": 1, "conserving": 2, "share": 3, "target": 3}
 
@@ -64,7 +64,7 @@ def _values(accs, sums, group, step, at, here, v_cols, HEAD_V: tl.constexpr):
 def merge_kernel(
     accs,  # float32 [groups, B·Hq, splits, HEAD_V]
     sums,  # float32 [sums, B·Hq, splits]
-    mark,  # float32 [1]: ρ or ψ
+    setpoint,  # float32 [1]: ρ or ψ
     alpha,  # float32 [1]
     length,
     out,  # [B·Hq, HEAD_V] in q's dtype
@@ -80,7 +80,7 @@ def merge_kernel(
     CHUNK: tl.constexpr,
     LENGTH_ON_DEVICE: tl.constexpr,
     FP8_CACHE: tl.constexpr,
-    KEEPS: tl.constexpr,  # of share: out holds law none's rows, and those that the law does not move stay
+    KEEPS: tl.constexpr,  # of share: out holds law none's rows, and those that the law does not change stay
 ):
     """One program for BLOCK_V values of a row of out: grid (B·Hq, ⌈HEAD_V / BLOCK_V⌉)."""
     row = tl.program_id(0)
@@ -116,21 +116,21 @@ def merge_kernel(
         if LAW > CONSERVING:
             region += tl.sum(of_r * tl.exp2(top_r - m_r)[:, None], 0)
 
-    value = over(text, l_t)
+    value = rescale(text, l_t)
     if LAW >= CONSERVING:
-        a_t, a_b, a_r, kept = portions(m_t, l_t, m_b, l_b, m_r, l_r, m_v, l_v, tl.load(mark), LAW)
-        value = value * a_t + over(back, l_b) * a_b
+        a_t, a_b, a_r, kept = group_weights(m_t, l_t, m_b, l_b, m_r, l_r, m_v, l_v, tl.load(setpoint), LAW)
+        value = value * a_t + rescale(back, l_b) * a_b
         if LAW > CONSERVING:
-            value += over(region, l_r) * a_r
+            value += rescale(region, l_r) * a_r
     if FOCUS:
         if LAW == NONE:
-            before = over(_gather_part(sums, 0, 5, step, used, m_t), l_t)
+            before = rescale(_gather_part(sums, 0, 5, step, used, m_t), l_t)
             after = before
         else:
             r_v = _gather_part(sums, V_SLOT, V_SLOT + 2, step, used, m_v)
             if LAW == ADDITIVE:
-                before = over(r_v, l_v)
-                after = over(_gather_part(sums, 0, 5, step, used, m_t), l_t)
+                before = rescale(r_v, l_v)
+                after = rescale(_gather_part(sums, 0, 5, step, used, m_t), l_t)
             else:
                 r_b = l_b
                 if LAW == CONSERVING:

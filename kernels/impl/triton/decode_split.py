@@ -1,9 +1,9 @@
 """The first half of decoding in Triton: a split of the keys, read once for all query heads of a key head.
 
 A split keeps what the law needs of each row: one accumulator (none, additive), two (conserving: text, V) or three
-(share, target: text, background, region), each with its maximum and sum, and V's untilted sum. kernels/merge.py
-joins the splits and applies the law. A row that the law does not hold for counts all its keys as text, so its
-result is the plain one bit for bit.
+(share, target: text, background, region), each with its maximum and sum, and V's sum without the bias.
+decode_merge.py joins the splits and applies the law. A row that the law does not hold for counts all its keys as
+text, so its result is the plain one bit for bit.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .common import (
     FLOOR,
     LOG2E,
     NONE,
+    add_bias,
     e4m3_over_256,
-    fold,
-    fold_region,
-    fold_sum,
     gain_codes,
     gain_of,
-    moves,
+    has_effect,
+    online_region_update,
+    online_softmax_update,
+    online_sum_update,
     product,
     row_gain,
-    tilted,
 )
 from .decode_merge import keys_per_split, valid_length
 
@@ -39,15 +39,15 @@ def _of_field(table, behind, size):
 
 
 @triton.jit
-def _steerable(visual, seen, rows, behind, size, LAW: tl.constexpr, HAS_ROWS: tl.constexpr):
+def _steerable(visual, weight_extrema, rows, behind, size, LAW: tl.constexpr, HAS_ROWS: tl.constexpr):
     """Whether the law may hold for the row at `behind` the field's start, by all but its head's gain. A scalar."""
     ok = _of_field(visual, behind, size) == 0
     if HAS_ROWS:
         ok = ok & (tl.load(rows) != 0)
     if LAW != ADDITIVE:
-        low = tl.load(seen + 2 * tl.minimum(behind, size - 1), mask=behind >= 0, other=0)
-        high = tl.load(seen + 2 * tl.minimum(behind, size - 1) + 1, mask=behind >= 0, other=0)
-        ok = ok & moves(low, high, LAW)
+        low = tl.load(weight_extrema + 2 * tl.minimum(behind, size - 1), mask=behind >= 0, other=0)
+        high = tl.load(weight_extrema + 2 * tl.minimum(behind, size - 1) + 1, mask=behind >= 0, other=0)
+        ok = ok & has_effect(low, high, LAW)
     return ok
 
 
@@ -65,7 +65,7 @@ def decode_kernel(
     v,  # [B, Hk, capacity, HEAD_V], likewise
     weights,  # int8 [n] or [B, n], n = field_end − field_start
     visual,  # uint8, same shape
-    seen,  # int8 [n, 2] or [B, n, 2]
+    weight_extrema,  # int8 [n, 2] or [B, n, 2]
     gains,  # uint8 (e4m3) or float32 [Hq], by GAIN_KIND
     rows,  # uint8 [1], with HAS_ROWS
     alpha,  # float32 [1]
@@ -85,7 +85,7 @@ def decode_kernel(
     field_end,
     field_stride,  # from one sequence's weights to the next, with BATCHED
     scale,  # of the raw scores, positive
-    tilt_unit,  # 1 / (127 · scale)
+    bias_unit,  # 1 / (127 · scale)
     k_heads,
     LAW: tl.constexpr,
     FOCUS: tl.constexpr,
@@ -138,14 +138,14 @@ def decode_kernel(
         if BATCHED:
             weights += batch * field_stride
             visual += batch * field_stride
-            seen += batch * field_stride * 2
+            weight_extrema += batch * field_stride * 2
     if LAW != NONE:
-        can = _steerable(visual, seen, rows, keys - 1 - field_start, size, LAW, HAS_ROWS)
-        codes, strength = gain_codes(gains, heads, in_group, GAIN_KIND), tl.load(alpha)
+        can = _steerable(visual, weight_extrema, rows, keys - 1 - field_start, size, LAW, HAS_ROWS)
+        codes, alpha_value = gain_codes(gains, heads, in_group, GAIN_KIND), tl.load(alpha)
         if GROUPED:
             active = (gain_of(codes, GAIN_KIND) != 0) & can
             if LAW == CONSERVING:
-                active = active & (gain_of(codes, GAIN_KIND) * strength != 0)  # (true for NaN, which so comes out)
+                active = active & (gain_of(codes, GAIN_KIND) * alpha_value != 0)  # (true for NaN, which so comes out)
 
     m_t = tl.full([BLOCK_M], FLOOR, tl.float32)
     l_t = tl.zeros([BLOCK_M], tl.float32)
@@ -181,33 +181,33 @@ def decode_kernel(
         z = product(rows_q, tl.trans(tile_k))  # [BLOCK_M, BLOCK_N]
         z = tl.where(ok[None, :], z, float("-inf"))
         if GROUPED:
-            # Lower rows: text, or all keys of a row that the law does not hold for. Upper rows: V, untilted.
+            # Lower rows: text, or all keys of a row that the law does not hold for. Upper rows: V without the bias.
             rest = tl.where(upper[:, None], float("-inf"), z)
             if meets:
                 is_v, is_r = (on_v != 0)[None, :], (w > 0)[None, :]
                 rest = tl.where((upper[:, None] == is_v) | passive[:, None], z, float("-inf"))
-                # Lower rows: the background (conserving: all of V), tilted. Upper rows: the region, tilted.
+                # Lower rows: the background (conserving: all of V) with the bias. Upper rows: the region with it.
                 steered = is_v & active[:, None]
                 if LAW != CONSERVING:
                     steered = steered & (upper[:, None] == is_r)
-                gain = row_gain(strength, gain_of(codes, GAIN_KIND), tilt_unit)
-                z = tl.where(steered, tilted(z, w, gain), float("-inf"))
-                p, shrink, m_g, l_g, acc_g = fold(z, tile_v, m_g, l_g, acc_g, scale * LOG2E)
+                gain = row_gain(alpha_value, gain_of(codes, GAIN_KIND), bias_unit)
+                z = tl.where(steered, add_bias(z, w, gain), float("-inf"))
+                p, shrink, m_g, l_g, acc_g = online_softmax_update(z, tile_v, m_g, l_g, acc_g, scale * LOG2E)
                 if LAW == CONSERVING and FOCUS:
-                    r_g = fold_region(p, is_r, r_g, shrink)
-            p, shrink, m_t, l_t, acc_t = fold(rest, tile_v, m_t, l_t, acc_t, scale * LOG2E)
+                    r_g = online_region_update(p, is_r, r_g, shrink)
+            p, shrink, m_t, l_t, acc_t = online_softmax_update(rest, tile_v, m_t, l_t, acc_t, scale * LOG2E)
             if FOCUS:
-                r_v = fold_region(p, (w > 0)[None, :], r_v, shrink)
+                r_v = online_region_update(p, (w > 0)[None, :], r_v, shrink)
         else:
             if LAW == ADDITIVE:
                 if FOCUS:
-                    p, shrink, m_v, l_v = fold_sum(z, m_v, l_v, scale * LOG2E)
-                    r_v = fold_region(p, (w > 0)[None, :], r_v, shrink)
+                    p, shrink, m_v, l_v = online_sum_update(z, m_v, l_v, scale * LOG2E)
+                    r_v = online_region_update(p, (w > 0)[None, :], r_v, shrink)
                 if can:
-                    z = tilted(z, w, row_gain(strength, gain_of(codes, GAIN_KIND), tilt_unit))
-            p, shrink, m_t, l_t, acc_t = fold(z, tile_v, m_t, l_t, acc_t, scale * LOG2E)
+                    z = add_bias(z, w, row_gain(alpha_value, gain_of(codes, GAIN_KIND), bias_unit))
+            p, shrink, m_t, l_t, acc_t = online_softmax_update(z, tile_v, m_t, l_t, acc_t, scale * LOG2E)
             if FOCUS:
-                r_g = fold_region(p, (w > 0)[None, :], r_g, shrink)
+                r_g = online_region_update(p, (w > 0)[None, :], r_g, shrink)
 
     rows_out = tl.num_programs(1) // PARTS * GROUP
     row = stream * GROUP + member

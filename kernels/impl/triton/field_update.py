@@ -24,7 +24,7 @@ def update_kernel(
     strengths,  # float32 [regions] or [B, regions], with HAS_STRENGTHS
     visual,  # uint8 [n] or [B, n]
     weights,  # int8, same shape, written
-    seen,  # int8 [n, 2] or [B, n, 2], written
+    weight_extrema,  # int8 [n, 2] or [B, n, 2], written
     n,
     regions,
     batch_stride,  # of parts; those of the field are n and 2·n
@@ -39,7 +39,7 @@ def update_kernel(
     strengths += batch * strength_stride
     visual += batch * n
     weights += batch * n
-    seen += batch * n * 2
+    weight_extrema += batch * n * 2
     lowest = tl.full([], 127, tl.int32)
     highest = tl.full([], -127, tl.int32)
     for first in range(0, n, BLOCK):
@@ -60,6 +60,6 @@ def update_kernel(
         tl.store(weights + at, merged.to(tl.int8), mask=inside)
         low = tl.minimum(tl.associative_scan(tl.where(on_v, merged, 127), 0, _least), lowest)
         high = tl.maximum(tl.associative_scan(tl.where(on_v, merged, -127), 0, _most), highest)
-        tl.store(seen + 2 * at, low.to(tl.int8), mask=inside)
-        tl.store(seen + 2 * at + 1, high.to(tl.int8), mask=inside)
+        tl.store(weight_extrema + 2 * at, low.to(tl.int8), mask=inside)
+        tl.store(weight_extrema + 2 * at + 1, high.to(tl.int8), mask=inside)
         lowest, highest = tl.min(low, 0), tl.max(high, 0)

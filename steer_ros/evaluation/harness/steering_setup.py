@@ -12,7 +12,7 @@ from torch import Tensor
 from ...reasoning import Reasoner
 from ...steering import Gate, Law, make_law
 from ...steering.head_gains import StrengthNet
-from ...steering.laws import MARKED, MAX_ALPHA
+from ...steering.laws import MAX_ALPHA, SETPOINT_LAWS
 from ...steering.schedule import Schedule, as_schedule
 
 FIELDS = ("law", "alpha", "mark", "gate", "schedule")
@@ -113,7 +113,7 @@ def override(setting: Setting, overrides: Mapping[str, object]) -> Setting:
     base = setting.law
     name = str(given.get("law", base.name if base is not None else "conserving"))
     same = base is not None and base.name == name
-    alpha = given.get("alpha", base.alpha if same else 0.0 if name in MARKED else 2.0)
+    alpha = given.get("alpha", base.alpha if same else 0.0 if name in SETPOINT_LAWS else 2.0)
     mark = given.get("mark", base.mark if same else None)
     gate = given.get("gate", setting.gate if same else None)
     if isinstance(gate, str):

@@ -17,7 +17,7 @@ from ....commands.arguments import whole_number
 from ....perception import Perceiver
 from ....reasoning import Reasoner
 from ....steering import make_law
-from ....steering.laws import MARKED
+from ....steering.laws import SETPOINT_LAWS
 from ....steering.schedule import as_schedule
 from ...harness.intervals import Row, share
 from ...harness.steering_setup import UNSTEERED, Setting
@@ -54,7 +54,7 @@ def by_setting(
 
 
 def _setting(law: str, strength: float, schedule: str) -> Setting:
-    made = make_law(law, 0.0, strength) if law in MARKED else make_law(law, strength)
+    made = make_law(law, 0.0, strength) if law in SETPOINT_LAWS else make_law(law, strength)
     return Setting(f"{law} {strength:g} {schedule}", made, schedule=schedule)
 
 
