@@ -15,7 +15,7 @@ from ..lab.scenes.instructions import OPEN, exists_dialogue, open_action, open_d
 from ..lab.scenes.render import SIDE, RenderedScene, render
 from ..lab.scenes.scene import COLOURS, SHAPES, make_scene
 from ..lab.scenes.visible_objects import VisibleObject, matching, visible_objects_of
-from ..lab.seeds import FIRST_TRAINING_SEED
+from ..lab.seeds import EXAMINE_SEEDS, FIRST_TRAINING_SEED
 from ..models.loading import ModelLoadError
 from ..perception.perceiver import Perceiver
 from ..reasoning.reasoner import Reasoner
@@ -24,9 +24,6 @@ from ..regions.mask import Mask, box_weights
 from ..steering import Law, UnsteerableModelError, make_law
 from ..steering.laws import LAW_NAMES
 from .harness.intervals import wilson
-
-# Training scenes begin at 900,000; those from 100,000 and 200,000 up were looked at while choosing what to train.
-HELD_OUT_SEED = 300_000
 
 
 def object_in_action(task: str, action: str, objects: tuple[VisibleObject, ...]) -> VisibleObject | None:
@@ -88,7 +85,7 @@ def examine(
     perceiver: Perceiver,
     reasoner: Reasoner,
     scenes: int,
-    seed: int = HELD_OUT_SEED,
+    seed: int = EXAMINE_SEEDS.start,
     law: Law | None = None,
     frame_size: tuple[int, int] = (SIDE, SIDE),
 ) -> dict[str, dict]:
@@ -138,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=whole_number(1), default=300, help="held-out scenes")
     seed = whole_number(0, FIRST_TRAINING_SEED - 1)
     parser.add_argument(
-        "--seed", type=seed, default=HELD_OUT_SEED, help="first scene's seed; training's are not taken"
+        "--seed", type=seed, default=EXAMINE_SEEDS.start, help="first scene's seed; training's are not taken"
     )
     side = whole_number(28, 4096)
     parser.add_argument("--width", type=side, default=SIDE, help="of the frames, pixels")

@@ -22,6 +22,7 @@ from ..commands.arguments import output_folder, real_number, whole_number
 from .scenes.clip import make_clip
 from .scenes.ground_truth import BagTruth, write_truth
 from .scenes.render import RenderedScene, Truth
+from .seeds import DEMO_SEED, FIRST_TRAINING_SEED
 
 STORAGES = ("mcap", "sqlite3")
 COMPRESSIONS = (False, "jpeg", "png")
@@ -261,7 +262,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``steer-ros bag``."""
     parser.add_argument("--out", type=output_folder, required=True, help="folder of the new bag")
     parser.add_argument(
-        "--seed", type=whole_number(0), default=7, help="seed of the clip; models are trained on 900000 and up"
+        "--seed",
+        type=whole_number(0),
+        default=DEMO_SEED,
+        help=f"seed of the clip; models are trained on {FIRST_TRAINING_SEED} and up",
     )
     parser.add_argument("--frames", type=whole_number(1), default=60, help="number of frames")
     parser.add_argument(

@@ -14,6 +14,7 @@ from steer_ros.evaluation.harness.results import Results, run_parallel
 from steer_ros.evaluation.harness.steering_setup import Setting, law_of
 from steer_ros.evaluation.suites import compare
 from steer_ros.evaluation.suites.baselines import DESCRIPTIONS, PEN, blanked, crop, drawn, methods
+from steer_ros.lab.seeds import COMPARE_SEEDS, COMPARE_TUNING_SEEDS
 from steer_ros.steering import Gate
 from steer_ros.steering.config import Tuned
 from steer_ros.steering.head_gains import StrengthNet
@@ -43,7 +44,7 @@ def test_all_methods_are_there_and_described():
 
 
 def test_what_each_method_shows():
-    case = next(cases(World(), compare.SEED, 1, names=2))
+    case = next(cases(World(), COMPARE_SEEDS.start, 1, names=2))
     target, found, world = case.objects[0], by_name(), World()
     for name, method in found.items():
         features = method.features(world, case, target)
@@ -102,8 +103,8 @@ def test_what_is_kept_covers_what_is_compared():
 
 def test_all_are_asked_the_same():
     world = World("follow")
-    world.learn_seeds(compare.SEED, 4)
-    world.learn_seeds(compare.TUNING_SEED, 4)
+    world.learn_seeds(COMPARE_SEEDS.start, 4)
+    world.learn_seeds(COMPARE_TUNING_SEEDS.start, 4)
     rows = compare.run(world.options(limit=1, setting=OURS))
     assert rows["ours.whole_answer"]["value"] == 1.0 == rows["ours.range4x_min"]["value"]
     assert rows["unsteered.whole_answer"]["value"] < 1.0 and "unsteered.range4x_min" not in rows

@@ -9,6 +9,7 @@ from steer_ros.evaluation.harness.results import Results
 from steer_ros.evaluation.harness.steering_setup import UNSTEERED, Setting, law_of
 from steer_ros.evaluation.suites import harm
 from steer_ros.lab.scenes.visible_objects import VisibleObject
+from steer_ros.lab.seeds import HARM_SEEDS
 from steer_ros.reasoning import Turn
 
 RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
@@ -28,7 +29,7 @@ class Brittle(World):
 
 
 def run(world, scenes=3):
-    world.learn_seeds(harm.SEED, 2 * scenes + 2)
+    world.learn_seeds(HARM_SEEDS.start, 2 * scenes + 2)
     return harm.run(world.options(limit=scenes, setting=SETTING))
 
 
@@ -64,7 +65,7 @@ def test_questions_are_about_anything_but_the_region():
 
 
 def test_regions_at_the_edge_of_sense():
-    case = next(cases(World(), harm.SEED, 1))
+    case = next(cases(World(), HARM_SEEDS.start, 1))
     whole, token, corner, strong = harm.extremes(case, case.objects[0], SETTING)
     assert (whole[1] == 127).all()
     assert (token[1] != 0).sum() == 4  # patches of one token
@@ -75,6 +76,6 @@ def test_regions_at_the_edge_of_sense():
 def test_what_is_not_steered_has_no_extremes():
     results = Results()
     world = World("follow")
-    world.learn_seeds(harm.SEED, 3)
-    harm.harm(world, next(cases(world, harm.SEED, 1, names=2)), UNSTEERED, results)
+    world.learn_seeds(HARM_SEEDS.start, 3)
+    harm.harm(world, next(cases(world, HARM_SEEDS.start, 1, names=2)), UNSTEERED, results)
     assert "extreme_malformed" not in results and "off_region_steered" in results

@@ -29,6 +29,7 @@ from steer_ros.evaluation.harness.turns import LONGEST, ask
 from steer_ros.evaluation.suites import redirect
 from steer_ros.lab.scenes.instructions import OPEN, open_action, open_thought
 from steer_ros.lab.scenes.visible_objects import VisibleObject
+from steer_ros.lab.seeds import REDIRECT_SEEDS
 from steer_ros.perception import Perceiver
 from steer_ros.reasoning import Reasoner, Turn
 from steer_ros.regions.mask import box_weights
@@ -97,7 +98,7 @@ def test_the_object_that_the_region_moves_to_has_another_name():
 
 def run(mood, **given):
     world = World(mood)
-    world.learn_seeds(redirect.SEED, 6)
+    world.learn_seeds(REDIRECT_SEEDS.start, 6)
     setting = Setting("test", law_of("conserving", 2.0))
     return world, redirect.run(world.options(limit=2, setting=setting, **given))
 
@@ -136,7 +137,7 @@ def test_the_strengths_are_five_over_a_fourfold_range():
 
 def test_nothing_to_steer_has_no_strength_and_no_switch():
     world = World("follow")
-    world.learn_seeds(redirect.SEED, 3)
+    world.learn_seeds(REDIRECT_SEEDS.start, 3)
     rows = redirect.run(world.options(limit=1, setting=UNSTEERED))
     assert "range4x_min" not in rows and "switch_followed" not in rows
     assert rows["whole_answer"]["value"] == rows["unsteered"]["value"]
@@ -199,7 +200,7 @@ def test_the_heads_that_a_model_s_gate_names():
 @pytest.fixture(scope="module")
 def pair():
     perceiver, reasoner = Perceiver.from_pretrained("builtin:lab-vl"), Reasoner.from_pretrained("builtin:lab-r1")
-    yield perceiver, reasoner, next(cases(perceiver, redirect.SEED, 1, names=2))
+    yield perceiver, reasoner, next(cases(perceiver, REDIRECT_SEEDS.start, 1, names=2))
     reasoner.close()
 
 

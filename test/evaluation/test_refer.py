@@ -8,6 +8,7 @@ from steer_ros.evaluation.harness.steering_setup import Setting, law_of
 from steer_ros.evaluation.suites import refer
 from steer_ros.lab.scenes.scene import COLOURS
 from steer_ros.lab.scenes.visible_objects import VisibleObject, matching
+from steer_ros.lab.seeds import REFER_SEEDS
 from steer_ros.reasoning import Turn
 
 RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
@@ -16,7 +17,7 @@ SETTING = Setting("test", law_of("conserving", 2.0))
 
 def run(mood):
     world = World(mood)
-    world.learn_seeds(refer.SEED, 8)
+    world.learn_seeds(REFER_SEEDS.start, 8)
     return world, refer.run(world.options(limit=3, setting=SETTING))
 
 

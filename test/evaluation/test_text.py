@@ -16,6 +16,7 @@ from steer_ros.evaluation.suites.text import model as text_model
 from steer_ros.evaluation.suites.text import suite as text
 from steer_ros.evaluation.suites.text.model import TextModel
 from steer_ros.evaluation.suites.text.prompts import JUDGED, TUNING, Prompt, PromptFact, draw_prompts, mentions
+from steer_ros.lab.seeds import TEXT_SEED
 from steer_ros.models.loading import stop_ids
 from steer_ros.reasoning import Reasoner
 from steer_ros.steering import Schedule, make_law
@@ -69,7 +70,7 @@ def test_a_word_that_may_go_on_is_not_a_mention_yet():
 
 
 def test_the_prompts_differ_and_are_of_many_kinds():
-    prompts = draw_prompts(JUDGED, text.PROMPTS, text.SEED)
+    prompts = draw_prompts(JUDGED, text.PROMPTS, TEXT_SEED)
     assert len({(p.question, p.facts) for p in prompts}) == len(prompts) >= 200
     assert len({p.kind for p in prompts}) >= 6
     assert {len(p.facts) for p in prompts} == {3, 4, 5}
@@ -179,7 +180,7 @@ def test_prompts_of_several_shapes_are_not_read_together(model):
 
 
 def test_every_fact_is_a_target_and_free_targets_go_round(model):
-    prompts = draw_prompts(JUDGED, text.PROMPTS, text.SEED)
+    prompts = draw_prompts(JUDGED, text.PROMPTS, TEXT_SEED)
     found = text.batches(model, prompts)
     assert sorted(number for batch in found for number in batch.numbers) == list(range(len(prompts)))
     targets = Counter((len(p.facts), t) for batch in found for p, t in zip(batch.prompts, batch.targets, strict=True))

@@ -14,6 +14,7 @@ from steer_ros.evaluation.harness.steering_setup import Setting
 from steer_ros.evaluation.tuning import alpha as alpha_module
 from steer_ros.evaluation.tuning import gain_network
 from steer_ros.evaluation.tuning import heads as heads_module
+from steer_ros.lab.seeds import ALPHA_SEEDS, GAIN_NETWORK_JUDGED_SEEDS, GAIN_NETWORK_SEEDS
 from steer_ros.models import resolve
 from steer_ros.perception import Perceiver
 from steer_ros.reasoning import Reasoner
@@ -128,7 +129,7 @@ def test_what_the_search_draws_is_a_setting():
 
 def test_quality_is_the_share_of_whole_answers(pair):
     perceiver, reasoner, _ = pair
-    asked = list(cases(perceiver, alpha_module.SEED, 2, names=2))
+    asked = list(cases(perceiver, ALPHA_SEEDS.start, 2, names=2))
     right = alpha_module.share_right(reasoner, asked, Setting("x", make_law("conserving", 4.0), guard=False))
     assert right in (0.0, 0.25, 0.5, 0.75, 1.0) and right >= 0.5
 
@@ -136,7 +137,7 @@ def test_quality_is_the_share_of_whole_answers(pair):
 def test_a_network_learns_on_a_frozen_model(pair):
     perceiver, reasoner, _ = pair
     before = {name: value.clone() for name, value in reasoner.model.state_dict().items()}
-    seen = list(cases(perceiver, gain_network.SEED, 1, names=2))
+    seen = list(cases(perceiver, GAIN_NETWORK_SEEDS.start, 1, names=2))
     net = gain_network.train(reasoner, seen, 2, 0)
     fresh = gain_network.StrengthNet()
     assert any((a != b).any() for a, b in zip(net.state_dict().values(), fresh.state_dict().values()))
@@ -152,7 +153,7 @@ def test_a_network_learns_on_a_frozen_model(pair):
 
 def test_lessons_are_where_the_model_is(pair):
     perceiver, _, folder = pair
-    (case,) = cases(perceiver, gain_network.SEED, 1, names=2)
+    (case,) = cases(perceiver, GAIN_NETWORK_SEEDS.start, 1, names=2)
     far = Reasoner.from_pretrained(str(folder))
     for part in (far.model, far.bridge):
         part.to("meta")  # in a GPU's place
@@ -175,7 +176,7 @@ def test_the_fixed_strength_is_chosen_on_the_scenes_that_taught(pair, tmp_path, 
     args = options(gain_network, "--scenes", "3", "--judged", "1")
     args.out = tmp_path
     rows = gain_network.tune(perceiver, reasoner, folder, args)
-    seen, others = [gain_network.SEED] * 3, [gain_network.JUDGED_SEED]
+    seen, others = [GAIN_NETWORK_SEEDS.start] * 3, [GAIN_NETWORK_JUDGED_SEEDS.start]
     assert judged == [seen] * len(gain_network.CURVE) + [others] * 3
     assert rows["fixed_alpha"] == gain_network.CURVE[len(gain_network.CURVE) // 2]  # the middle of equals
 
@@ -202,7 +203,7 @@ def test_a_network_is_kept_only_if_chance_is_ruled_out(pair, tmp_path, monkeypat
 
 def test_a_network_learns_under_the_gate_and_schedule_that_it_will_have(pair):
     perceiver, reasoner, _ = pair
-    (case,) = cases(perceiver, gain_network.SEED, 1, names=2)
+    (case,) = cases(perceiver, GAIN_NETWORK_SEEDS.start, 1, names=2)
     lesson = next(gain_network.lessons_of(reasoner, case))
     rows, context = lesson.embeds.shape[1], lesson.embeds.shape[1] - len(lesson.answer) + 1
     thought = lesson.answer.tolist().index(reasoner.layout.think_end)
@@ -219,7 +220,7 @@ def test_a_network_learns_under_the_gate_and_schedule_that_it_will_have(pair):
 )
 def test_a_networks_features_are_the_contexts_last_row_whatever_the_schedule(pair, schedule, monkeypatch):
     perceiver, reasoner, _ = pair
-    (case,) = cases(perceiver, gain_network.SEED, 1, names=2)
+    (case,) = cases(perceiver, GAIN_NETWORK_SEEDS.start, 1, names=2)
     seen, features = [], session.head_features
     monkeypatch.setattr(session, "head_features", lambda q, k, *rest: seen.append(k.shape[2]) or features(q, k, *rest))
     weights = case.weights(case.objects[0])

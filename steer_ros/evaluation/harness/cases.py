@@ -19,7 +19,7 @@ from ...lab.scenes.ground_truth import TRUTH_FILE, BagTruth, read_truth
 from ...lab.scenes.render import render
 from ...lab.scenes.scene import make_scene
 from ...lab.scenes.visible_objects import VisibleObject, visible_objects_of
-from ...lab.seeds import FIRST_TRAINING_SEED
+from ...lab.seeds import FIRST_TRAINING_SEED, TUNING_SEEDS
 from ...models import VisualFeatures
 from ...perception import Perceiver
 from ...regions.boxes import Box, iou
@@ -27,7 +27,6 @@ from ...regions.mask import box_weights
 from .eval_config import EvalConfig
 from .optional_packages import import_optional
 
-TUNING_SEEDS = range(500_000, 600_000)  # strengths, heads, laws and rules were chosen on scenes among these
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_NAMED = 5  # files named in one error
 

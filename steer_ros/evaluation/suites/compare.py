@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ...lab.scenes.instructions import OPEN
 from ...lab.scenes.visible_objects import VisibleObject
+from ...lab.seeds import COMPARE_SEEDS, COMPARE_TUNING_SEEDS
 from ...models import resolve
 from ...perception import Perceiver
 from ...reasoning import Reasoner, Turn
@@ -38,8 +39,7 @@ from .harm import off_region
 from .redirect import MEAN_AREA
 from .refer import named
 
-SEED, SALT = 440_000, 4
-TUNING_SEED = 515_000
+SALT = 4
 SCENES = 12  # some 40 objects, 1,900 turns over all methods
 TUNING_SCENES = 6  # of a model that has no strengths kept
 KEPT_SCENES = 20
@@ -128,7 +128,7 @@ def tune(options: EvalConfig, index: int, of: int) -> Results:
     perceiver, reasoner = options.perceiver(), options.reasoner()
     results, count = Results(), options.size(TUNING_SCENES)
     candidates = [m for m in methods(reasoner, options.setting_for(reasoner)) if m.strengths]
-    for case in cases(perceiver, TUNING_SEED, count, names=2, part=(index, of)):
+    for case in cases(perceiver, COMPARE_TUNING_SEEDS.start, count, names=2, part=(index, of)):
         prompts = {kind: str(case.rng(SALT).choice(OPEN[kind])) for kind in NAMING}
         for number, target in enumerate(case.objects):
             kind = NAMING[number % len(NAMING)]
@@ -143,7 +143,7 @@ def part(chosen: list[Method], options: EvalConfig, index: int, of: int) -> Resu
     """The questions about every of-th scene from `index` on, to each method."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
     results, count = Results(), options.size(SCENES)
-    first = options.first_seed(SEED)
+    first = options.first_seed(COMPARE_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
         compare(perceiver, reasoner, case, chosen, results)
         if done % 2 == 0:

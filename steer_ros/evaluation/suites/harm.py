@@ -18,6 +18,7 @@ import numpy as np
 
 from ...lab.scenes.instructions import OPEN, Dialogue, exists_answer
 from ...lab.scenes.visible_objects import VisibleObject, matching
+from ...lab.seeds import HARM_SEEDS
 from ...reasoning import Reasoner
 from ..harness.answer_grammar import another, malformed, repeats
 from ..harness.cases import Case, cases, check
@@ -28,7 +29,6 @@ from ..harness.steering_setup import UNSTEERED, Setting, law_of
 from ..harness.turns import ask
 from .refer import absent_near
 
-SEED = 430_000
 SALT = 3
 SCENES = 40  # some 150 objects, 1,800 turns
 STRONG = 50.0
@@ -70,7 +70,7 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
     setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
-    first = options.first_seed(SEED)
+    first = options.first_seed(HARM_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
         harm(reasoner, case, setting, results)
         if done % 5 == 0:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ...lab.scenes.instructions import OPEN, OPENING
 from ...lab.scenes.visible_objects import VisibleObject
+from ...lab.seeds import REDIRECT_SEEDS
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...regions.boxes import iou
@@ -42,7 +43,6 @@ from ..harness.results import Results, run_parallel
 from ..harness.steering_setup import STEPS, UNSTEERED, Setting, scaled
 from ..harness.turns import after_tokens, ask, ask_switching, named_one, opening_tokens
 
-SEED = 400_000
 SALT = 1
 SCENES = 40  # some 160 objects, 2,000 turns
 MEAN_AREA = 0.035  # of a lab object's box in the frame; only the strength of share and target is counted from it
@@ -85,7 +85,7 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
     setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
-    first = options.first_seed(SEED)
+    first = options.first_seed(REDIRECT_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
         redirect(perceiver, reasoner, case, setting, results)
         if done % 5 == 0:

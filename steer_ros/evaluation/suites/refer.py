@@ -16,6 +16,7 @@ import numpy as np
 from ...lab.scenes.instructions import OPEN, exists_answer
 from ...lab.scenes.scene import COLOURS, SHAPES
 from ...lab.scenes.visible_objects import VisibleObject, matching
+from ...lab.seeds import REFER_SEEDS
 from ...reasoning import Reasoner, Turn
 from ..harness.answer_grammar import action_matches, mentions
 from ..harness.cases import Case, cases, check
@@ -25,7 +26,6 @@ from ..harness.results import Results, run_parallel
 from ..harness.steering_setup import UNSTEERED, Setting
 from ..harness.turns import ask
 
-SEED = 410_000
 SALT = 2
 SCENES = 40  # some 160 objects, 1,600 turns
 ASKED = {"colour": "colour", "shape": "shape", "name": "describe"}  # what is asked → the open instruction for it
@@ -56,7 +56,7 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
     setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
-    first = options.first_seed(SEED)
+    first = options.first_seed(REFER_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
         refer(reasoner, case, setting, results)
         if done % 5 == 0:

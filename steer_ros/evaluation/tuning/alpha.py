@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ...commands.arguments import output_file, whole_number
 from ...lab.scenes.instructions import OPEN
+from ...lab.seeds import ALPHA_SEEDS
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...steering import Gate, make_law
@@ -31,7 +32,6 @@ from ..harness.turns import ask
 from ..suites.harm import off_region
 from ..suites.redirect import MEAN_AREA
 
-SEED = 510_000  # tuning scenes: no suite judges on them
 RANGE = (0.5, 1.0, 2.0)  # of the strength, over which a setting must hold
 _PLAIN = {"gate": "all", "prompt": 1.0, "plausible": None, "contrast": None, "schedule": "constant"}
 STARTS = (  # where the search begins: the research note's setting, our plain one, and what a grid by hand gave
@@ -64,7 +64,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     started = time.perf_counter()
     before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder)
     heads = None if before is None else before.heads
-    asked = list(cases(perceiver, SEED, args.scenes, names=2))
+    asked = list(cases(perceiver, ALPHA_SEEDS.start, args.scenes, names=2))
     plain = off_region_hits(reasoner, asked, UNSTEERED)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=args.seed))
 

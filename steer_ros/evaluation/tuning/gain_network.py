@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ...commands.arguments import whole_number
 from ...lab.scenes.instructions import OPEN, open_action, open_thought
+from ...lab.seeds import GAIN_NETWORK_JUDGED_SEEDS, GAIN_NETWORK_SEEDS
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...reasoning.prompt import embed
@@ -43,7 +44,6 @@ from ..harness.turns import must_see
 from .alpha import CURVE, hits_right, share_right
 from .attention_override import override_attention
 
-SEED, JUDGED_SEED = 520_000, 525_000
 SALT = 11
 BATCH = 4
 
@@ -82,10 +82,10 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
         return Setting("strength", make_law("conserving", alpha), before.gate, before.schedule, guard=False)
 
     own = Setting("own", before.law, before.gate, before.schedule, strength=before.strength, guard=False)
-    seen = list(cases(perceiver, SEED, args.scenes, names=2))
+    seen = list(cases(perceiver, GAIN_NETWORK_SEEDS.start, args.scenes, names=2))
     net = train(reasoner, seen, args.steps, args.seed, before.gate, before.schedule)
     fixed = best_of({alpha: share_right(reasoner, seen, setting(alpha)) for alpha in CURVE})
-    judged = list(cases(perceiver, JUDGED_SEED, args.judged, names=2))
+    judged = list(cases(perceiver, GAIN_NETWORK_JUDGED_SEEDS.start, args.judged, names=2))
     hits = {
         "fixed": hits_right(reasoner, judged, setting(fixed)),
         "own": hits_right(reasoner, judged, own),

@@ -16,6 +16,7 @@ import torch
 
 from ...commands.arguments import whole_number
 from ...lab.demo.plan import INSTRUCTION
+from ...lab.seeds import HEADS_SEEDS
 from ...models import VisualFeatures
 from ...perception import Perceiver
 from ...reasoning import Reasoner
@@ -28,7 +29,6 @@ from ..harness.steering_setup import random_heads
 from ..harness.turns import must_see
 from .head_scores import Probe, choose_heads, effect, score_heads
 
-SEED = 500_000  # tuning scenes: no suite judges on them
 DRAWS = 5  # of random heads
 CONTROLS = 8  # other frames, on which the chosen heads are set beside those
 
@@ -86,7 +86,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
 def frames(perceiver: Perceiver, photos: Path | None, count: int, passed: int = 0) -> Iterator[np.ndarray]:
     """uint8 RGB images: photos in the order of their names, or bench scenes; those after the first `passed`."""
     if photos is None:
-        found = cases(perceiver, SEED, passed + count)
+        found = cases(perceiver, HEADS_SEEDS.start, passed + count)
         yield from (case.image for case in islice(found, passed, None))
         return
     files = sorted(f for f in photos.glob("*") if f.suffix.lower() in SUFFIXES) if photos.is_dir() else []

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...commands.arguments import whole_number
+from ...lab.seeds import TEXT_GAINS_JUDGED_SEED, TEXT_GAINS_SEED
 from ...models.tokenization import encode_plain
 from ...steering import make_law
 from ...steering.config import Tuned, load_tuned, save_tuned
@@ -36,7 +37,6 @@ from ..suites.text.prompts import TUNING, Kind, Prompt, draw_prompts
 from ..suites.text.suite import SETTING, Batch, batches, judge_begun, model_of, optional_modules
 from .attention_override import override_attention
 
-SEED, JUDGED_SEED = 7, 11
 BATCH = 12
 START = 4.0  # the alpha of every head to begin with
 RATE = 0.15
@@ -104,7 +104,9 @@ def setting_of(gains: Tensor) -> Setting:
 def learn(model: TextModel, kinds: Sequence[Kind], prompts: int, steps: int, seed: int) -> Tensor:
     """The alpha of each head, float32 [layers, query heads], as a field keeps them (e4m3)."""
     generator = torch.Generator().manual_seed(seed)
-    taught = [(batch, model.read(batch.laid)) for batch in batches(model, _drawn(kinds, prompts, SEED), BATCH)]
+    taught = [
+        (batch, model.read(batch.laid)) for batch in batches(model, _drawn(kinds, prompts, TEXT_GAINS_SEED), BATCH)
+    ]
     shape = model.attachment.num_layers, model.attachment.num_heads
     softened = torch.nn.Parameter(torch.full(shape, math.log(math.expm1(START))))
     optimiser = torch.optim.Adam([softened], lr=RATE)
@@ -165,7 +167,7 @@ def loss_of(model: TextModel, batch: Batch, reading: Reading, targets: Sequence[
 
 def judge(model: TextModel, kinds: Sequence[Kind], prompts: int, setting: Setting, results: Results) -> None:
     """Answers begun for the model, every fact of each prompt in turn, as suite text judges them."""
-    for batch in batches(model, _drawn(kinds, prompts, JUDGED_SEED)):
+    for batch in batches(model, _drawn(kinds, prompts, TEXT_GAINS_JUDGED_SEED)):
         judge_begun(model, batch, model.read(batch.laid), setting, results)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...commands.arguments import output_folder, real_number
 from ...steering.laws import MAX_ALPHA
+from ..seeds import DEMO_SEED, FIRST_TRAINING_SEED
 from .plan import INSTRUCTION, DemoPlan, judge, make_plan, share
 from .processes import Stage, StageError
 
@@ -27,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=output_folder, default=Path("demo"), help="folder of the bag, the pictures and the logs"
     )
-    parser.add_argument("--seed", type=int, default=7, help="seed of the first scene; training seeds begin at 900000")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=DEMO_SEED,
+        help=f"seed of the first scene; training seeds begin at {FIRST_TRAINING_SEED}",
+    )
     parser.add_argument("--frames", type=int, default=48, help="frames of the bag")
     parser.add_argument("--scenes", type=int, default=3, help="scenes that share the frames")
     parser.add_argument("--objects", type=int, default=4, help="objects of each scene, 2 to 6")

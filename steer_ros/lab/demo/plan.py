@@ -21,10 +21,10 @@ from ..scenes.instructions import open_action
 from ..scenes.referring_expressions import referring_phrase
 from ..scenes.render import RenderedScene
 from ..scenes.visible_objects import VisibleObject
+from ..seeds import FIRST_TRAINING_SEED
 
 INSTRUCTION = "Pick up one object."  # names none
 TASK = "pick"
-FIRST_TRAINING_SEED = 900_000
 
 
 @dataclass(frozen=True)

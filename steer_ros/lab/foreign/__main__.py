@@ -23,7 +23,7 @@ from ...commands.arguments import OneLineParser
 from ..scenes.ground_truth import TRUTH_FILE, BagTruth, extent, write_truth
 from ..scenes.render import Truth
 from ..scenes.scene import make_scene
-from ..seeds import FIRST_TRAINING_SEED
+from ..seeds import FIRST_TRAINING_SEED, FOREIGN_SEEDS
 from .flat import draw_flat
 from .ink import draw_ink
 from .photo import draw_photo
@@ -31,8 +31,7 @@ from .sprites import Frame, Sprite, clip
 from .studio import draw_studio
 from .tabletop import back_to_front
 
-FIRST_SEED, FIRST_STAMP, FRAME_NS = 700_000, 1_767_225_600_000_000_000, 100_000_000
-SEEDS_PER_STYLE = 2_000
+FIRST_STAMP, FRAME_NS = 1_767_225_600_000_000_000, 100_000_000
 LEAST_SIDE = 64  # px; smaller objects would have no shape
 # A style's place in this order is part of its seeds: append, or every scene changes.
 STYLES: dict[str, Callable[[Frame], tuple[np.ndarray, list[Sprite]]]] = {
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, metavar="N", help="the first scene's (default: each style has a range)")
     args = parser.parse_args(argv)
     if args.seed is None:
-        args.seed = FIRST_SEED + SEEDS_PER_STYLE * list(STYLES).index(args.style)
+        args.seed = FOREIGN_SEEDS[args.style].start
     for option, least in (("scenes", 1), ("width", LEAST_SIDE), ("height", LEAST_SIDE), ("seed", 0)):
         if getattr(args, option) < least:
             parser.error(f"--{option} {getattr(args, option)}: must be {least} or more")

@@ -13,6 +13,7 @@ from ..scenes.referring_expressions import grounding_query, grounding_request
 from ..scenes.render import render
 from ..scenes.scene import make_scene
 from ..scenes.visible_objects import visible_objects_of
+from ..seeds import TOKENIZER_SEEDS
 
 # Qwen2's split: words with their leading blank, single digits, runs of signs.
 _SPLIT = (
@@ -38,7 +39,7 @@ R1_TEMPLATE = (
 )
 
 
-def sentences(scenes: int = 400, first_seed: int = 900_000) -> Iterable[str]:
+def sentences(scenes: int = 400, first_seed: int = TOKENIZER_SEEDS.start) -> Iterable[str]:
     """What is said on the bench, for the vocabulary to be drawn from."""
     rng = np.random.default_rng(first_seed)
     for seed in range(first_seed, first_seed + scenes):

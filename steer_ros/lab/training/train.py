@@ -29,6 +29,7 @@ from ...commands.arguments import output_folder, real_number, whole_number
 from ...models.bridge import Bridge
 from ..scenes.render import SIDE
 from ..scenes.visible_objects import PLACES
+from ..seeds import LANGUAGE_SEEDS, STYLE_SEEDS, VISION_SEEDS
 from .distillation import train_styles
 from .language import ROWS, r1_forward, train_language, vl_forward
 from .token_dataset import encode_scenes, grounding_sampler, instruction_sampler
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 # Training scenes and steps of each, unless others are asked for.
 STAGES = {"vision": (16000, 2600), "vl": (16000, 4000), "r1": (16000, 6000), "styles": (6000, 4000)}
-VISION_SEED, LANGUAGE_SEED, STYLE_SEED = 1_000_000, 2_000_000, 3_000_000  # first seeds of the training scenes
 
 
 def new_vl(tokenizer) -> Qwen2VLForConditionalGeneration:
@@ -213,7 +213,7 @@ def _vision(args: argparse.Namespace) -> None:
         steps=args.steps,
         minutes=args.minutes,
         workers=args.workers,
-        first_seed=VISION_SEED,
+        first_seed=VISION_SEEDS.start,
         checkpoint=args.work / "vision.pt",
     )
     torch.save(model.model.visual.state_dict(), args.work / "tower.pt")
@@ -228,7 +228,7 @@ def _tokens(args: argparse.Namespace):
         return tower, torch.load(cache, weights_only=False)
     tower.load_state_dict(torch.load(args.work / "tower.pt", weights_only=True))
     tower.eval().requires_grad_(False)
-    seeds = range(LANGUAGE_SEED, LANGUAGE_SEED + args.scenes)
+    seeds = range(LANGUAGE_SEEDS.start, LANGUAGE_SEEDS.start + args.scenes)
     data = encode_scenes(tower, seeds, args.workers)
     factor = settle_scale(tower, data.tokens[:1000])
     data.tokens = (data.tokens.float() * factor).half()
@@ -298,7 +298,7 @@ def _styles(args: argparse.Namespace) -> None:
         steps=args.steps,
         minutes=args.minutes,
         workers=args.workers,
-        first_seed=STYLE_SEED,
+        first_seed=STYLE_SEEDS.start,
         checkpoint=args.work / "styles.pt",
     )
     save_vl(model.eval(), PreTrainedTokenizerFast.from_pretrained(folder), folder)

@@ -19,6 +19,7 @@ from torch import nn
 from ...commands.processes import spawned
 from ..scenes.render import render
 from ..scenes.scene import make_scene
+from ..seeds import VISION_SEEDS
 from .image_dataset import arrays_of, draw_frames
 from .loop import Means, TrainingRun, mixed_precision
 from .token_labels import KINDS
@@ -141,7 +142,7 @@ def train_tower(
     lr: float = 1.5e-3,
     minutes: float = 60.0,
     workers: int = 2,
-    first_seed: int = 1_000_000,
+    first_seed: int = VISION_SEEDS.start,
     checkpoint: Path | None = None,
 ) -> TokenHeads:
     """Train the tower in place and return its heads.

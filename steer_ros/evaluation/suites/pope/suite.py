@@ -32,6 +32,7 @@ import numpy as np
 from ....lab.scenes.ground_truth import read_truth
 from ....lab.scenes.instructions import exists_answer
 from ....lab.scenes.scene import COLOURS, SHAPES, make_scene
+from ....lab.seeds import POPE_SEEDS
 from ....regions.boxes import Box
 from ....regions.mask import union
 from ....steering import make_law
@@ -43,7 +44,6 @@ from ...harness.steering_setup import UNSTEERED, Setting, override
 from .batched_answers import NO, YES, Answerer
 from .regions import BatchGrounder, Found, TrueBoxes, regions
 
-SEED = 420_000
 SALT = 3
 SCENES = 150  # some 1,000 questions in each split
 MOST = 4  # questions of each answer in each split, a scene
@@ -126,7 +126,7 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
     setting, results, count = override(options.setting or SETTING, options.overrides), Results(), options.size(SCENES)
-    first = options.first_seed(SEED)
+    first = options.first_seed(POPE_SEEDS.start)
     lying = names_lying(options, first, count)
     popular = by_frequency(lying.values())
     answerer, grounder = Answerer(reasoner), BatchGrounder(perceiver)

@@ -34,6 +34,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....lab.seeds import TEXT_SEED
 from ....models.loading import resolve
 from ....reasoning import Reasoner
 from ....steering import make_law
@@ -46,7 +47,6 @@ from ...harness.steering_setup import UNSTEERED, Setting, override
 from .model import OPTIONAL_MODULES, SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
 from .prompts import JUDGED, Prompt, draw_prompts, mentions
 
-SEED = 440_000
 PROMPTS = 216  # 9 of each of 24 wordings; some 860 with each fact as the target
 BEGUN, FREE = 12, 60  # the longest answers, tokens
 BATCH = 16  # prompts of one shape read at once
@@ -97,7 +97,7 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
     else:
         all_threads()
     model, *folders = model_of(options)
-    prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(SEED))
+    prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(TEXT_SEED))
     setting = override(options.setting or setting_for(*folders), options.overrides)
     dealt = sorted(batches(model, prompts), key=lambda batch: -len(batch.prompts) * len(batch.laid[0].spans))
     return judge(model, dealt[index::of], setting, options.progress)
