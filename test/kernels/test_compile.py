@@ -120,7 +120,8 @@ for registers in (None, 32):
     with inspect.recording(120, lambda name: name == "_keep_kernel", compiled):
         x = torch.zeros(4096)
         _keep_kernel[(1,)](x, x, B=4096, num_warps=1, maxnreg=registers)
-    row = inspect.measure(compiled[0], inspect.short_name(compiled[0].name), inspect.Case("update", "none", 120, 0))
+    config = inspect.KernelConfig("update", "none", 120, 0)
+    row = inspect.measure(compiled[0], inspect.short_name(compiled[0].name), config)
     file = Path(__file__).with_suffix(".cubin")
     file.write_bytes(compiled[0].asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
