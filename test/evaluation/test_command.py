@@ -145,12 +145,12 @@ def test_every_suite_of_this_file_s_explains_its_keys():
     assert set(command.SUITES) == {"redirect", "refer", "pope", "vqa", "public", "text", "harm", "compare"}
 
 
-def test_an_extra_that_is_there_is_not_installed(monkeypatch):
-    monkeypatch.setattr(optional_packages, "_install", lambda packages: pytest.fail("no need"))
+def test_an_optional_package_that_is_there_is_not_installed(monkeypatch):
+    monkeypatch.setattr(optional_packages, "_install", lambda packages: pytest.fail("it is there already"))
     assert optional_packages.import_optional("json") is json
 
 
-def test_a_missing_extra_is_installed_and_said(monkeypatch):
+def test_a_missing_optional_package_is_installed_and_said(monkeypatch):
     said, ran = [], []
 
     def pip(arguments, **given):
@@ -215,7 +215,7 @@ def test_a_package_that_cannot_be_had_stops_its_suite_alone(monkeypatch, capsys)
 @pytest.mark.parametrize(
     "result", [SimpleNamespace(returncode=1, stdout="", stderr="x\nERROR: no such thing\n"), OSError("no pip")]
 )
-def test_an_extra_that_cannot_be_had(monkeypatch, result):
+def test_an_optional_package_that_cannot_be_had(monkeypatch, result):
     def pip(*_, **__):
         if isinstance(result, Exception):
             raise result
