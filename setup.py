@@ -8,7 +8,7 @@ kernels = find_namespace_packages("kernels")
 
 setup(
     name="steer_ros",
-    version="0.1.0",
+    version="0.2.0",
     description="Video to text to action with steered attention (Qwen2-VL and DeepSeek-R1 distils)",
     maintainer="The steer_ros maintainers",
     maintainer_email="maintainers@steer-ros.invalid",

@@ -27,15 +27,20 @@ FORWARDED = {
     "reasoning_model": (("reasoning",), "model", "Reasoning model: builtin:<name>, a folder or a hub id."),
     "device": (BOTH, "device", "Where the models run: auto, cpu, cuda or cuda:<n>."),
     "dtype": (BOTH, "dtype", "Type of the weights: auto, float32, float16 or bfloat16."),
-    "alpha": (("reasoning",), "steering.alpha", "Strength of the steering; 0 steers nothing."),
     "law": (
         ("reasoning",),
         "steering.law",
-        "How weights change attention: none, additive, conserving, share or target.",
+        "How weights change attention: model, none, additive, conserving, share or target.",
     ),
-    "share": (("reasoning",), "steering.share", "Law share: the region's part of the attention to the image."),
-    "target": (("reasoning",), "steering.target", "Law target: the region's part of all attention."),
-    "schedule": (("reasoning",), "steering.schedule", "How the strength runs over an answer: constant, sure=0.9, ..."),
+    "alpha": (("reasoning",), "steering.alpha", "The law's alpha, or model; 0 steers nothing."),
+    "setpoint": (
+        ("reasoning",),
+        "steering.setpoint",
+        "Share: the region's part of the attention to the image; target: its part of all attention; or model.",
+    ),
+    "gate": (("reasoning",), "steering.gate", "Layers, heads and phases that the law holds for: model, all, ..."),
+    "schedule": (("reasoning",), "steering.schedule", "What scales the law over an answer: model, constant, ..."),
+    "guard": (("reasoning",), "steering.guard", "When an over-steered answer is rolled back: model, on, off, ..."),
     "policy": (
         ("reasoning",),
         "policy",
@@ -44,7 +49,8 @@ FORWARDED = {
     "instruction": (("reasoning",), "instruction", "What the robot is told."),
     "look_for": (("perception",), "look_for", "What to look for: a thing, a place, or both."),
 }
-NUMBERS = ("alpha", "share", "target")
+NUMBERS = ("alpha", "setpoint")
+RENAMED = {"share": "setpoint", "target": "setpoint", "mark": "setpoint"}  # arguments of release 0.1
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -81,6 +87,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def nodes(context) -> list:
     """The nodes, once the arguments have values."""
+    refuse_renamed(context.launch_configurations)
     values = {name: LaunchConfiguration(name).perform(context) for name in FORWARDED}
     params_file = LaunchConfiguration("params_file").perform(context)
     remappings = [("image", LaunchConfiguration("image"))]
@@ -107,6 +114,13 @@ def nodes(context) -> list:
             ]
         )
     ]
+
+
+def refuse_renamed(given: dict) -> None:
+    """Launch itself says nothing of an argument that nobody declares. ValueError for one of an earlier release."""
+    for name in given:
+        if name in RENAMED:
+            raise ValueError(f"launch argument {name}: is now {RENAMED[name]}")
 
 
 def rooted(params_file: str) -> dict:

@@ -49,6 +49,15 @@ def real_number(least: float, most: float | None = None, *, above: bool = False)
     return convert
 
 
+def renamed_to(new: str) -> Callable[[str], NoReturn]:
+    """What an option of an earlier release accepts: nothing; the refusal says its name of today."""
+
+    def convert(text: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(f"is now {new}")
+
+    return convert
+
+
 def output_file(text: str) -> Path:
     """A file that can be written; its folder is made."""
     path = Path(text)

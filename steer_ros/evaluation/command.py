@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from ..commands.arguments import output_file
+from ..commands.arguments import output_file, renamed_to
 from ..models.loading import ModelLoadError
-from ..steering import LAW_NAMES, UnsteerableModelError, make_law
+from ..steering import LAW_NAMES, SteeringConfig, UnsteerableModelError, make_law
+from ..steering.config import FIELDS
 from .harness.eval_config import EvalConfig
 from .harness.intervals import Row
 from .harness.optional_packages import MissingPackageError, restart_with_optional
-from .harness.steering_setup import FIELDS, UNSTEERED, override
 from .report import write_report
 
 # suite -> its module: run(options: EvalConfig) -> {key: {"value", "n", "low", "high"}}, KEYS: {key: what it says}, and
@@ -55,11 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--perception", help="vision-language model; default by suite")
     parser.add_argument("--reasoning", help="reasoner; default by suite")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<n> or auto")
-    parser.add_argument("--law", choices=LAW_NAMES, help="default of this and the next four: the model's own")
-    parser.add_argument("--alpha", type=float, help="strength, or tilt of share and target")
-    parser.add_argument("--mark", type=float, help="what share and target aim at")
+    parser.add_argument("--law", choices=LAW_NAMES, help="default of this and the next five: the model's own")
+    parser.add_argument("--alpha", type=float, help="the law's alpha, or the tilt of share and target")
+    parser.add_argument("--setpoint", type=float, help="what share and target aim at")
+    parser.add_argument("--mark", type=renamed_to("--setpoint"), help=argparse.SUPPRESS)
     parser.add_argument("--gate", help='where the law holds: "all", or, say, "layers=2-3;phases=think"')
-    parser.add_argument("--schedule", help='how strength runs: "constant", or, say, "think=1;act=0;half_life=20"')
+    parser.add_argument("--schedule", help='what scales the law: "constant", or, say, "think=1;act=0;half_life=20"')
+    parser.add_argument("--guard", help='when an answer is rolled back: "on", "off", or, say, "retry_scales=1,0.5,0"')
 
 
 def main(args: argparse.Namespace) -> int:
@@ -135,13 +137,13 @@ def options_of(args: argparse.Namespace) -> EvalConfig:
 
 
 def check_overrides(overrides: Mapping[str, object]) -> None:
-    """ValueError for one that no model takes, before anything is loaded. Without a law, alpha and mark are of the
-    model's own, which is not known yet."""
-    mark = overrides["mark"]
-    if overrides["law"] is None and mark is not None:
-        make_law("share", mark=mark)  # whose range has target's in it
-        overrides = {**overrides, "mark": None}
-    override(UNSTEERED, overrides)
+    """ValueError for one that no model takes, before anything is loaded. Without a law, alpha and setpoint are of the
+    model's own law, which is not known yet."""
+    setpoint = overrides["setpoint"]
+    if overrides["law"] is None and setpoint is not None:
+        make_law("share", setpoint=setpoint)  # whose range has target's in it
+        overrides = {**overrides, "setpoint": None}
+    SteeringConfig().override(**overrides)
 
 
 def run_suite(name: str, options: EvalConfig) -> dict[str, Row]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from ..commands.arguments import output_file, whole_number
+from ..commands.arguments import output_file, renamed_to, whole_number
 from ..lab.scenes.instructions import OPEN, exists_dialogue, open_action, open_dialogue
 from ..lab.scenes.render import SIDE, RenderedScene, render
 from ..lab.scenes.scene import COLOURS, SHAPES, make_scene
@@ -77,7 +77,7 @@ def examine_steering(reasoner: Reasoner, frame: RenderedScene, features, rng, la
         box=box,
     )
     for name, steering in (("follows_unsteered", None), ("follows_steered", mask)):
-        turn = reasoner.generate(OPEN["pick"][0], features, steering, law=law, measure_focus=False)
+        turn = reasoner.generate(OPEN["pick"][0], features, steering, measure_focus=False, config={"law": law})
         judged[name].append(turn.action.strip() == open_action("pick", target))
 
 
@@ -106,13 +106,13 @@ def examine(
         features = perceiver.encode(frame.image)
         examine_grounding(perceiver, frame, features, rng, judged)
         dialogue = open_dialogue(rng, objects)
-        turn = reasoner.generate(prompt=dialogue.prompt, visual_context=features)
+        turn = reasoner.generate(prompt=dialogue.prompt, frames=features)
         named = object_in_action(dialogue.task, turn.action, objects)
         judged["open_in_scene"].append(named is not None)
         judged["open_names_one"].append(names_only_what_is_there(f"{turn.thought} {turn.action}", objects))
         judged[f"open_in_scene_{dialogue.task}"].append(named is not None)
         question = exists_dialogue(rng, objects)
-        turn = reasoner.generate(prompt=question.prompt, visual_context=features)
+        turn = reasoner.generate(prompt=question.prompt, frames=features)
         judged["yes_no"].append(turn.action.strip() == question.action)
         judged["yes_share"].append(turn.action.strip() == "Yes.")
         examine_steering(reasoner, frame, features, rng, law or make_law("conserving", 2.0), judged)
@@ -144,7 +144,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha", type=float, help="strength, or tilt, of the steered measure; default: the law's own"
     )
-    parser.add_argument("--mark", type=float, help="what share and target aim at")
+    parser.add_argument("--setpoint", type=float, help="what share and target aim at")
+    parser.add_argument("--mark", type=renamed_to("--setpoint"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=output_file, help="also write the result here")
 
 
@@ -156,7 +157,7 @@ def main(args: argparse.Namespace) -> int:
                 f"--scenes: {args.scenes}; accepted are scenes whose seeds stay below {FIRST_TRAINING_SEED}"
             )
         given = {} if args.alpha is None else {"alpha": args.alpha}
-        law = make_law(args.law, mark=args.mark, **given)
+        law = make_law(args.law, setpoint=args.setpoint, **given)
         perceiver, reasoner = Perceiver.from_pretrained(args.perception), Reasoner.from_pretrained(args.reasoning)
     except (ValueError, ModelLoadError, UnsteerableModelError) as error:
         print(f"steer-ros examine: {error}", file=sys.stderr)

@@ -51,7 +51,7 @@ class SteerNode(LifecycleNode):
         except BaseException:
             self.destroy_node()
             raise
-        self.health = Health(self, self.active_alarm, self.counts)
+        self.health = Health(self, self.active_alarm, self.counts, self.facts)
         self._warn_unknown_parameters()
 
     # What subclasses implement.
@@ -79,6 +79,10 @@ class SteerNode(LifecycleNode):
 
     def counts(self) -> dict[str, int]:
         """Counters kept outside `health`."""
+        return {}
+
+    def facts(self) -> dict[str, str]:
+        """What diagnostics report besides counts and times, by name."""
         return {}
 
     # Lifecycle.

@@ -21,15 +21,20 @@ class Health:
     """Counts, stage times and errors of one node. Counting is safe from any thread.
 
     active_alarm: returns what is wrong right now ("camera silent: …"), or an empty text; called for each report.
-    counts: returns counters kept elsewhere (drops), by name.
+    counts: returns counters kept elsewhere (drops), by name. facts: returns what else is to be reported, by name.
     """
 
     def __init__(
-        self, node: Node, active_alarm: Callable[[], str] = str, counts: Callable[[], dict[str, int]] = dict
+        self,
+        node: Node,
+        active_alarm: Callable[[], str] = str,
+        counts: Callable[[], dict[str, int]] = dict,
+        facts: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self._node = node
         self._active_alarm = active_alarm
         self._more_counts = counts
+        self._facts = facts
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._last: dict[str, str] = {}
@@ -75,6 +80,7 @@ class Health:
         pairs = {name: str(value) for name, value in sorted(values.items())}
         for stage, (mean, largest) in self.stages.summary().items():
             pairs[f"{stage}_ms_mean"], pairs[f"{stage}_ms_max"] = f"{mean:.2f}", f"{largest:.2f}"
+        pairs.update(self._facts())
         pairs.update(texts)
         name = self._node.get_fully_qualified_name().lstrip("/")
         status = DiagnosticStatus(

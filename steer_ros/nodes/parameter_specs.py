@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_ros.nodes.errors import describe_error
-from steer_ros.steering.gate import Gate
-from steer_ros.steering.laws import LAW_NAMES, MAX_ALPHA
-from steer_ros.steering.schedule import Schedule
+from steer_ros.steering import LAW_NAMES, Gate, Guard, Schedule
+from steer_ros.steering.laws import MAX_ALPHA
 
 MAX_TEXT = 2000  # characters of an instruction or a phrase
 DEFAULT_INSTRUCTION = "Pick up one object."
-MODEL_GATE = "model"  # of steering.gate: what the model's own steering.json says
+MODEL = "model"  # of a steering parameter: what the loaded model's own steering.json says
+RENAMED = {"steering.share": "steering.setpoint", "steering.target": "steering.setpoint"}  # of release 0.1
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ParameterSpec:
     """One parameter. Its type is that of `default`: str, float, int or bool.
 
     low, high: inclusive bounds of a number. choices: the texts accepted. check: raises ValueError for what is wrong
-    with a value of the right type and range. runtime: may change while the node is configured.
+    with a value of the right type and range. runtime: may change while the node is configured. or_model: the text
+    "model", its default, is accepted as well; with bounds the parameter is then a float.
     """
 
     name: str
@@ -37,28 +38,41 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
     check: Callable[[Any], Any] | None = None
     runtime: bool = False
+    or_model: bool = False
+
+    @property
+    def kind(self) -> type:
+        """The type of a value other than "model"."""
+        return float if self.or_model and self.low is not None else type(self.default)
 
     @property
     def accepted(self) -> str:
+        """What is accepted, in words."""
+        return f"{MODEL}, or {self._accepted}" if self.or_model else self._accepted
+
+    @property
+    def _accepted(self) -> str:
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        if isinstance(self.default, bool):
+        if self.kind is bool:
             return "true or false"
-        if isinstance(self.default, (int, float)):
-            kind = "an integer" if isinstance(self.default, int) else "a finite number"
+        if self.kind in (int, float):
+            kind = "an integer" if self.kind is int else "a finite number"
             return f"{kind} from {self.low:.10g} to {self.high:.10g}"
         return f"a text of at most {MAX_TEXT} characters"
 
     def coerced(self, value: Any) -> Any:
         """An integer as the real that is meant; anything else as it is."""
-        if isinstance(self.default, float) and isinstance(value, int) and not isinstance(value, bool):
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         return value
 
     def validated(self, value: Any) -> Any:
         """The value in its own type. Raises ValueError in one line: parameter, value, what is accepted."""
         value = self.coerced(value)
-        fits = type(value) is type(self.default)
+        if self.or_model and value == MODEL:
+            return value
+        fits = type(value) is self.kind
         if fits and isinstance(value, (int, float)) and not isinstance(value, bool):
             fits = math.isfinite(value) and self.low <= value <= self.high
         elif fits and self.choices:
@@ -187,52 +201,58 @@ REASONING = (
     ),
     ParameterSpec(
         "steering.law",
-        "conserving",
+        MODEL,
         "How weights change attention; none: not at all.",
         choices=LAW_NAMES,
         runtime=True,
+        or_model=True,
     ),
     ParameterSpec(
         "steering.alpha",
-        8.0,
-        "Strength of additive and conserving: the bias on the attention score of a key of weight 1.",
+        MODEL,
+        "Laws additive and conserving: the bias on the attention score of a key of weight 1. model: the model's own, "
+        "or 2 where its law is another.",
         low=-MAX_ALPHA,
         high=MAX_ALPHA,
         runtime=True,
+        or_model=True,
     ),
     ParameterSpec(
-        "steering.share",
-        0.9,
-        "Law share: the least part of the attention to the image that the region gets.",
+        "steering.setpoint",
+        MODEL,
+        "Law share: the least part of the attention to the image that the region gets. Law target: the part of all "
+        "attention that it gets.",
         low=0.0,
         high=1.0,
         runtime=True,
-    ),
-    ParameterSpec(
-        "steering.target",
-        0.5,
-        "Law target: the part of all attention that the region gets.",
-        low=0.001,
-        high=0.999,
-        runtime=True,
+        or_model=True,
     ),
     ParameterSpec(
         "steering.gate",
-        MODEL_GATE,
-        "Where the law holds: model (the heads in its steering.json, all if it has none), all, or parts such as "
-        "layers=2-3;heads=0,1;pairs=2.0,3.5;phases=think.",
-        check=lambda gate: None if gate == MODEL_GATE else Gate.parse(gate),
+        MODEL,
+        "Where the law holds: all, or parts such as layers=2-3;heads=0,1;pairs=2.0,3.5;phases=think.",
+        check=Gate.parse,
         runtime=True,
+        or_model=True,
     ),
     ParameterSpec(
         "steering.schedule",
-        "prompt=0;sure=0.9;plausible=0.02",
-        "How the strength runs over an answer: constant, or parts of prompt=, think=, act= (factors, 0 to 1), "
-        "half_life= (tokens), floor=, sure= (tokens of which the model is as sure without are left alone), plausible= "
-        "(steering chooses among tokens with this part of the likeliest one's probability without), "
-        "contrast= (what steering does to the logits is done once more, times this and the model's doubt).",
+        MODEL,
+        "What scales the law over an answer: constant, or parts of prompt=, think=, act= (scales, 0 to 1), half_life= "
+        "(tokens), floor=, confidence_threshold= (tokens that the model is as confident of without steering are left "
+        "alone), plausibility= (steering chooses among tokens with this part of the likeliest one's probability "
+        "without), guidance= (what steering does to the logits is done once more, times this and the model's doubt).",
         check=Schedule.parse,
         runtime=True,
+        or_model=True,
+    ),
+    ParameterSpec(
+        "steering.guard",
+        MODEL,
+        "When an over-steered answer is rolled back: on, off, or parts such as retry_scales=1,0.5,0;check_interval=8.",
+        check=Guard.parse,
+        runtime=True,
+        or_model=True,
     ),
     ParameterSpec(
         "policy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -10,13 +10,15 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from steer_ros.nodes.errors import describe_error
-from steer_ros.nodes.parameter_specs import ParameterSpec, shown
+from steer_ros.nodes.parameter_specs import RENAMED, ParameterSpec, shown
 
 
 class Parameters:
     """A node's parameters by a table. `on_change(name, value)` is called after a change; on the executor's thread.
 
-    Declaring them raises ValueError, in one line, for a value given at start that is not accepted.
+    Declaring them raises ValueError, in one line, for a value given at start that is not accepted, and for a parameter
+    of an earlier release. cross_check: called before a change with the values that are to be set, by name; raises
+    ValueError if they don't go together with the others, or with a loaded model.
     """
 
     def __init__(
@@ -25,8 +27,11 @@ class Parameters:
         self._node = node
         self._table = {spec.name: spec for spec in table}
         self._on_change = on_change
-        self.checks: dict[str, Callable[[Any], Any]] = {}  # by name: what only a loaded model can validate
+        self.cross_check: Callable[[Mapping[str, Any]], None] | None = None
         self.locked = False
+        for name in getattr(node, "_parameter_overrides", {}):
+            if name in RENAMED:
+                raise ValueError(f"parameter {name}: is now {RENAMED[name]}")
         for spec in table:
             self._declare(spec)
         node.add_pre_set_parameters_callback(self._coerce)
@@ -53,6 +58,8 @@ class Parameters:
     def _coerce(self, parameters: list[Parameter]) -> list[Parameter]:
         coerced = []
         for parameter in parameters:
+            if parameter.name in RENAMED:  # rclpy refuses it, without a word about the new name
+                self._node.get_logger().warning(f"parameter {parameter.name}: is now {RENAMED[parameter.name]}")
             spec = self._table.get(parameter.name)
             value = parameter.value if spec is None else spec.coerced(parameter.value)
             same = value is parameter.value
@@ -70,10 +77,13 @@ class Parameters:
                     raise ValueError(
                         f"parameter {spec.name}: {shown(value)}; fixed while the node is configured, clean it up first"
                     )
-                if spec.name in self.checks:
-                    self.checks[spec.name](value)
             except ValueError as error:
                 return SetParametersResult(successful=False, reason=describe_error(error))
+        try:
+            if self.cross_check is not None:
+                self.cross_check({p.name: p.value for p in parameters if p.name in self._table})
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=describe_error(error))
         return SetParametersResult(successful=True)
 
     def _notify(self, parameters: list[Parameter]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from std_msgs.msg import String
@@ -13,21 +13,23 @@ from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
 from steer_ros.nodes.base import LATEST, STREAM, SteerNode
 from steer_ros.nodes.errors import describe_error
 from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
-from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, MODEL_GATE, REASONING
+from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, MODEL, REASONING
 from steer_ros.nodes.process import run
+from steer_ros.nodes.steering_parameters import NAMES as STEERING_PARAMETERS
+from steer_ros.nodes.steering_parameters import steering_config
 from steer_ros.pipeline.deadline import Deadline
 from steer_ros.pipeline.handover import Handover, PerceivedFrame
 from steer_ros.pipeline.synchronizer import FrameSynchronizer, SyncedFrame
 from steer_ros.pipeline.trace import Trace
-from steer_ros.reasoning.answer_stream import ROLLBACK, THINKING
+from steer_ros.reasoning.answer_stream import ROLLBACK, THINK_PHASE
 from steer_ros.reasoning.contradiction import contradiction, moves_nothing
 from steer_ros.reasoning.prompt import TEXT
 from steer_ros.reasoning.reasoner import Reasoner
 from steer_ros.reasoning.turn import Turn
+from steer_ros.reasoning.turn_options import Callbacks, Limits
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask
-from steer_ros.steering.gate import Gate
-from steer_ros.steering.laws import SETPOINT_LAWS
+from steer_ros.steering import SteeringConfig
 
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
@@ -51,6 +53,7 @@ class ReasoningNode(SteerNode):
         self._handover = handover
         self._load_model = load_model
         self._reasoner: Any = None
+        self._config = SteeringConfig()  # in force; of the loaded model and the parameters
         self._synchronizer: FrameSynchronizer[tuple[PerceivedFrame, Trace], Masks] | None = None
         self._dropped = 0
         self._last_stamp: int | None = None
@@ -62,23 +65,19 @@ class ReasoningNode(SteerNode):
         reasoner = self._load_model(
             self.parameters["model"], device=self.parameters["device"], dtype=self.parameters["dtype"]
         )
-        config = reasoner.model.config.get_text_config()
 
-        def fits(gate: str) -> None:
-            if gate == MODEL_GATE:
-                return
-            try:
-                Gate.parse(gate).table(config.num_hidden_layers, config.num_attention_heads)
-            except ValueError as error:
-                raise ValueError(f"parameter steering.gate: {gate!r}; {error}") from error
+        def checked(values: Mapping[str, Any]) -> SteeringConfig:
+            get = self.parameters
+            return steering_config(lambda name: values[name] if name in values else get[name], reasoner)
 
-        fits(self.parameters["steering.gate"])
-        self.parameters.checks["steering.gate"] = fits
+        self._config = checked({})
+        self.parameters.cross_check = checked
         self._reasoner = reasoner
         self.get_logger().info(f"model {self.parameters['model']} on {reasoner.device}")
+        self._log_config()
 
     def unload(self) -> None:
-        self.parameters.checks.clear()
+        self.parameters.cross_check = None
         reasoner, self._reasoner = self._reasoner, None
         if reasoner is not None:
             reasoner.close()
@@ -116,6 +115,24 @@ class ReasoningNode(SteerNode):
             synchronizer.wait = value / 1e3
         elif synchronizer is not None and name == "mask_max_age_ms":
             synchronizer.max_age = int(value * 1e6)
+        elif name in STEERING_PARAMETERS and self._reasoner is not None:
+            before, self._config = self._config, steering_config(lambda n: self.parameters[n], self._reasoner)
+            if before != self._config:  # of several parameters set at once, the first has told it
+                self._log_config()
+
+    def _log_config(self) -> None:
+        self.get_logger().info(f"steering: {self._config} ({self._config_source()})")
+
+    def _config_source(self) -> str:
+        """Where the steering in force comes from."""
+        given = [name for name in STEERING_PARAMETERS if self.parameters[name] != MODEL]
+        own = "the model's steering.json" if self._reasoner.steering_file is not None else "the default"
+        return own if not given else f"{', '.join(given)}; the rest from {own}"
+
+    def facts(self) -> dict[str, str]:
+        if self._reasoner is None:
+            return {}
+        return {"steering": str(self._config), "steering_from": self._config_source()}
 
     def counts(self) -> dict[str, int]:
         synchronizer = self._synchronizer
@@ -173,7 +190,7 @@ class ReasoningNode(SteerNode):
             instruction=instruction,
             focus_before=math.nan,
             focus_after=math.nan,
-            mark=math.nan,
+            setpoint=math.nan,
         )
         turn = None
         try:
@@ -245,8 +262,8 @@ class ReasoningNode(SteerNode):
             reason = f"region missing: {missing}; the action is about whatever the model chose"
             cut = "" if moves_nothing(answer.text) else ActionText.CUT_REGION_MISSING
         else:
-            turned = turn.law not in ("none", *SETPOINT_LAWS) and turn.alpha < 0
-            drawn = -1 if turned else 1  # a negative strength turns the look away from positive weights
+            law = turn.config.law
+            drawn = -1 if not law.has_setpoint and law.alpha < 0 else 1  # then positive weights repel
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
             reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION
         if not reason:
@@ -271,28 +288,20 @@ class ReasoningNode(SteerNode):
         def on_text(phase: str, text: str) -> None:
             if phase == ROLLBACK:
                 thought.clear()  # an empty thought takes back what was said
-            elif phase == THINKING:
+            elif phase == THINK_PHASE:
                 thought.append(text)
             else:
                 return
             self._thought_out.publish(String(data="".join(thought)))
 
-        law = get["steering.law"]
-        marks = {"share": get["steering.share"], "target": get["steering.target"]}
         thought_tokens, action_tokens = get["max_thought_tokens"], get["max_action_tokens"]
         return self._reasoner.generate(
-            prompt=instruction,
-            visual_context=frame.features,
-            steering_mask=masks or None,
-            law=law,
-            alpha=0.0 if law in marks else get["steering.alpha"],  # a mark is exact without a tilt
-            mark=marks.get(law),
-            gate=None if get["steering.gate"] == MODEL_GATE else get["steering.gate"],
-            schedule=get["steering.schedule"],
-            max_thought_tokens=thought_tokens,
-            max_new_tokens=thought_tokens + action_tokens,
-            stop=stop,
-            on_text=on_text,
+            instruction,
+            frame.features,
+            masks or None,
+            config=self._config,
+            limits=Limits(max_new_tokens=thought_tokens + action_tokens, max_thought_tokens=thought_tokens),
+            callbacks=Callbacks(stop=stop, on_text=on_text),
         )
 
 
@@ -300,8 +309,9 @@ def describe(answer: ActionText, turn: Turn) -> None:
     """What the turn says of itself."""
     answer.text = turn.action
     if turn.steered:
-        answer.law, answer.alpha = turn.law, float(turn.alpha * turn.scale)
-        answer.mark = math.nan if turn.mark is None else float(turn.mark * turn.scale)
+        law = turn.config.law
+        answer.law, answer.alpha = law.name, float(law.alpha * turn.scale)
+        answer.setpoint = math.nan if law.setpoint is None else float(law.setpoint * turn.scale)
     answer.steered_tokens, answer.rollbacks = turn.steered_tokens, turn.rollbacks
     answer.warnings = list(turn.warnings)
     answer.focus_before = math.nan if turn.focus_before is None else float(turn.focus_before)

@@ -1,7 +1,7 @@
 """Thinking: the Reasoner, its prompt, steered generation, and the guard over its answers."""
 
-from .guard import Guard
 from .reasoner import Reasoner
 from .turn import Turn
+from .turn_options import Callbacks, Limits
 
-__all__ = ["Guard", "Reasoner", "Turn"]
+__all__ = ["Callbacks", "Limits", "Reasoner", "Turn"]

@@ -1,28 +1,28 @@
-"""Takes an answer's tokens as they come: thought, then action; streams the text; knows when it is over."""
+"""An answer's tokens as they come: thought, then action; their text, streamed; and when the answer is over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ..models.tokenization import StreamDecoder, encode_template
-from .prompt import THINK_END, Layout
+from .prompt import THINK_END, PromptBuilder
 from .turn import Turn
 
-THINKING, ACTING = "think", "act"
-ROLLBACK = "rollback"  # told to on_text with the reason: what was heard of this answer is void, it begins anew
+THINK_PHASE, ACT_PHASE = "think", "act"
+ROLLBACK = "rollback"  # on_text gets it with the reason: what was heard of this answer is void, it begins anew
 
 # Why an answer is not whole; the words of ActionText's CUT_* constants.
 CUT_THOUGHT, CUT_ACTION, CUT_MALFORMED = "thought_tokens", "action_tokens", "malformed"
 
 
-class Writer:
+class AnswerStream:
     """One answer in the making. Feed it each predicted token with ``take``; the turn fills up."""
 
     def __init__(
         self,
         turn: Turn,
         tokenizer,
-        layout: Layout,
+        builder: PromptBuilder,
         stop_ids: frozenset[int],
         on_text: Callable[[str, str], None] | None,
         max_new_tokens: int,
@@ -30,19 +30,19 @@ class Writer:
         control_ids: frozenset[int] = frozenset(),
     ):
         self.turn = turn
-        self.strays = 0  # control tokens where the answer has no place for any
-        self.phase = THINKING if layout.opens_thought else ACTING
+        self.stray_control_tokens = 0  # control tokens where the answer has no place for one
+        self.phase = THINK_PHASE if builder.opens_thought else ACT_PHASE
         self.done = False
-        self._tokenizer, self._layout, self._stop_ids, self._on_text = tokenizer, layout, stop_ids, on_text
+        self._tokenizer, self._builder, self._stop_ids, self._on_text = tokenizer, builder, stop_ids, on_text
         self._max_new, self._max_thought = max_new_tokens, max_thought_tokens
         self._control_ids = control_ids
         self._forced: list[int] = []
-        self._streams = {phase: StreamDecoder(tokenizer) for phase in (THINKING, ACTING)}
+        self._streams = {phase: StreamDecoder(tokenizer) for phase in (THINK_PHASE, ACT_PHASE)}
 
     def take(self, token: int) -> int:
         """Account for a predicted token; returns the one to feed (another to close the thought)."""
         turn = self.turn
-        if not self._forced and self.phase == THINKING and self._over_budget(token):
+        if not self._forced and self.phase == THINK_PHASE and self._over_budget(token):
             # The words of the end as R1 writes it, so that the action begins as it was trained to.
             self._forced = encode_template(self._tokenizer, f"\n{THINK_END}\n\n")
             turn.cut_short, turn.cut_reason = True, CUT_THOUGHT
@@ -51,22 +51,22 @@ class Writer:
         turn.output_ids.append(token)
         if token in self._stop_ids:
             self.done = True
-        elif token == self._layout.think_end and self.phase == THINKING:
+        elif token == self._builder.think_end and self.phase == THINK_PHASE:
             self._flush()
-            self.phase = ACTING
-        elif token == self._layout.think and self.phase == ACTING and len(turn.output_ids) == 1:
-            self.phase = THINKING  # the template left it to the model to open the thought
-        elif token == self._layout.think_end and turn.cut_reason == CUT_THOUGHT and not self.texts()[1]:
+            self.phase = ACT_PHASE
+        elif token == self._builder.think and self.phase == ACT_PHASE and len(turn.output_ids) == 1:
+            self.phase = THINK_PHASE  # the template left it to the model to open the thought
+        elif token == self._builder.think_end and turn.cut_reason == CUT_THOUGHT and not self.texts()[1]:
             pass  # the model closes a thought that was closed for it
         else:
-            if self.phase == THINKING:
+            if self.phase == THINK_PHASE:
                 turn.thought_tokens += 1
             else:
                 turn.action_tokens += 1
-            self.strays += token in self._control_ids
+            self.stray_control_tokens += token in self._control_ids
             self._say(self._streams[self.phase].push(token))
         if not self.done and len(turn.output_ids) >= self._max_new:
-            self._cut(CUT_THOUGHT if self.phase == THINKING else CUT_ACTION)
+            self._cut(CUT_THOUGHT if self.phase == THINK_PHASE else CUT_ACTION)
         return token
 
     @property
@@ -76,7 +76,7 @@ class Writer:
 
     def texts(self) -> tuple[str, str]:
         """The thought and the action as they stand, stripped."""
-        return self._streams[THINKING].text.strip(), self._streams[ACTING].text.strip()
+        return self._streams[THINK_PHASE].text.strip(), self._streams[ACT_PHASE].text.strip()
 
     def roll_back(self, reason: str) -> None:
         """Tell who listens that this answer is void."""
@@ -84,7 +84,7 @@ class Writer:
         if self._on_text is not None:
             self._on_text(ROLLBACK, reason)
 
-    def asked_to_stop(self, stop: Callable[[], str | None] | None) -> bool:
+    def stop_requested(self, stop: Callable[[], str | None] | None) -> bool:
         """Ask the caller; True ends the answer, with its reason in the turn."""
         reason = stop() if stop is not None else None
         if reason:
@@ -101,7 +101,7 @@ class Writer:
 
     def _over_budget(self, token: int) -> bool:
         budget = self._max_thought
-        ends = token == self._layout.think_end or token in self._stop_ids
+        ends = token == self._builder.think_end or token in self._stop_ids
         return budget is not None and self.turn.thought_tokens >= budget and not ends
 
     def _cut(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What the caller steers with (masks, arrays, regions) as weights for each span of a context."""
+"""What the caller steers with (masks, arrays, regions) as weights for each span of a prompt."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from ..regions.mask import Mask, box_weights, pool_to_tokens, union
 from .prompt import Region
 
 
-def as_frames(visual_context) -> list[VisualFeatures]:
+def as_frames(given) -> list[VisualFeatures]:
     """The turn's frames as a list. ValueError for anything but features, a list of them, or None."""
-    if visual_context is None:
+    if given is None:
         return []
-    frames = list(visual_context) if isinstance(visual_context, (list, tuple)) else [visual_context]
+    frames = list(given) if isinstance(given, (list, tuple)) else [given]
     for frame in frames:
         if not isinstance(frame, VisualFeatures):
-            raise ValueError(f"visual_context: holds {type(frame).__name__}, must be VisualFeatures or a list of them")
+            raise ValueError(f"frames: holds {type(frame).__name__}, must be VisualFeatures or a list of them")
     if len({int(frame.tokens.shape[-1]) for frame in frames}) > 1:
-        raise ValueError("visual_context: its frames come from models of different widths")
+        raise ValueError("frames: they come from models of different widths")
     return frames
 
 
-def as_masks(steering_mask, visual_context, frames: list[VisualFeatures]) -> list[list]:
+def as_masks(masks, given_frames, frames: list[VisualFeatures]) -> list[list]:
     """Masks and arrays for each frame, checked against its grid.
 
     For one frame a list is that frame's masks. For a list of frames it has one entry a frame: a mask, an
     array, a list of those, or None. Without frames (text bridge alone) the masks are one group.
     """
-    if steering_mask is None:
+    if masks is None:
         return [[] for _ in frames] or [[]]
-    if isinstance(visual_context, (list, tuple)) and frames:
-        entries = list(steering_mask) if isinstance(steering_mask, (list, tuple)) else [steering_mask]
+    if isinstance(given_frames, (list, tuple)) and frames:
+        entries = list(masks) if isinstance(masks, (list, tuple)) else [masks]
         if len(entries) != len(frames):
-            raise ValueError(f"steering_mask: {len(entries)} entries for {len(frames)} frames; must be one a frame")
+            raise ValueError(f"masks: {len(entries)} entries for {len(frames)} frames; must be one a frame")
     else:
-        entries = [steering_mask]
+        entries = [masks]
     groups = [_group(entry) for entry in entries]
     for group, frame in zip(groups, frames, strict=False):
         for item in group:
@@ -119,7 +119,7 @@ def _group(entry) -> list:
     group = [item for item in group if item is not None]
     for item in group:
         if not isinstance(item, (Mask, np.ndarray)):
-            raise ValueError(f"steering_mask: holds {type(item).__name__}, must be a Mask or an int8 array")
+            raise ValueError(f"masks: holds {type(item).__name__}, must be a Mask or an int8 array")
         _weights(item)
     return group
 
@@ -127,15 +127,15 @@ def _group(entry) -> list:
 def _weights(item) -> np.ndarray:
     weights = item.weights if isinstance(item, Mask) else item
     if weights.dtype != np.int8 or weights.ndim != 2:
-        raise ValueError(f"steering_mask: {weights.dtype} of shape {list(weights.shape)}, must be int8 [rows, cols]")
+        raise ValueError(f"masks: {weights.dtype} of shape {list(weights.shape)}, must be int8 [rows, cols]")
     return weights
 
 
 def _check_grid(weights: np.ndarray, frame: VisualFeatures) -> None:
     if weights.shape != (frame.grid.rows, frame.grid.cols):
         raise ValueError(
-            f"steering_mask: grid of {weights.shape[0]}x{weights.shape[1]} patches does not match "
-            f"visual_context's {frame.grid.rows}x{frame.grid.cols}"
+            f"masks: grid of {weights.shape[0]}x{weights.shape[1]} patches does not match "
+            f"that of frames, {frame.grid.rows}x{frame.grid.cols}"
         )
 
 

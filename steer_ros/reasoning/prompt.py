@@ -1,4 +1,4 @@
-"""The reasoner's context: text, the frames' tokens or the regions' words, text; and which keys are visual."""
+"""The reasoner's prompt: text, the frames' tokens or the regions' words, text; and which keys are visual."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Region:
 
 
 @dataclass
-class Context:
-    """One prompt laid out.
+class Prompt:
+    """One prompt, laid out.
 
     Attributes:
         ids: a token id for each position; a frame's positions hold image_pad's id (-1 if there is none).
@@ -49,8 +49,8 @@ class Context:
     regions: list[Region] = field(default_factory=list)
 
 
-class Layout:
-    """Lays out contexts for one reasoner: its chat template is rendered once and filled for each turn."""
+class PromptBuilder:
+    """Lays out prompts for one reasoner: its chat template is rendered once and filled for each turn."""
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
@@ -65,7 +65,7 @@ class Layout:
         marks = [token_id(tokenizer, mark) for mark in (VISION_START, VISION_END)]
         self._open, self._close = [[] if None in marks else [mark] for mark in marks]
 
-    def with_tokens(self, prompt: str, frame_tokens: list[int]) -> Context:
+    def with_tokens(self, prompt: str, frame_tokens: list[int]) -> Prompt:
         """Token bridge: every frame's span in order, then the prompt.
 
         Args:
@@ -77,9 +77,9 @@ class Layout:
             spans.append((len(ids), count))
             ids += [self._pad] * count + self._close
         ids += encode_plain(self._tokenizer, prompt) + self._after
-        return Context(ids, spans, TOKEN)
+        return Prompt(ids, spans, TOKEN)
 
-    def with_words(self, prompt: str, regions: list[Region]) -> Context:
+    def with_words(self, prompt: str, regions: list[Region]) -> Prompt:
         """Text bridge: "Objects in view: red beaker at the left; blue dish at the top." and the prompt."""
         ids, spans = list(self._before), []
         for index, region in enumerate(regions):
@@ -89,20 +89,20 @@ class Layout:
             spans.append((len(ids), len(words)))
             ids += words
         ids += encode_plain(self._tokenizer, f".\n{prompt}" if regions else prompt) + self._after
-        return Context(ids, spans, TEXT, list(regions))
+        return Prompt(ids, spans, TEXT, list(regions))
 
 
-def embed(model, context: Context, frames: list[torch.Tensor], bridge: Bridge | None) -> torch.Tensor:
+def embed(model, prompt: Prompt, frames: list[torch.Tensor], bridge: Bridge | None) -> torch.Tensor:
     """Input embeddings [1, length, hidden]; a token bridge's spans are filled with the frames' tokens.
 
     Args:
-        frames: visual tokens [N, vl_hidden] of each frame, as many as the context has spans (token bridge).
+        frames: visual tokens [N, vl_hidden] of each frame, as many as the prompt has spans (token bridge).
     """
     table = model.get_input_embeddings()
-    ids = torch.tensor([context.ids], device=table.weight.device)
+    ids = torch.tensor([prompt.ids], device=table.weight.device)
     embeds = table(ids.clamp_min(0))
-    if context.bridge == TOKEN:
-        for (start, length), tokens in zip(context.spans, frames, strict=True):
+    if prompt.bridge == TOKEN:
+        for (start, length), tokens in zip(prompt.spans, frames, strict=True):
             embeds[0, start : start + length] = bridge(tokens).to(embeds.device, embeds.dtype)
     return embeds
 

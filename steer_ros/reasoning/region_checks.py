@@ -67,7 +67,7 @@ def region_warning(
 
 def focus_warning(
     law: Law,
-    strength: float,
+    scale: float,
     weight: float,
     focus: tuple[float, float] | None,
     visual: tuple[float, float] | None,
@@ -77,21 +77,21 @@ def focus_warning(
 
     Args:
         law: as asked for.
-        strength: the least part of it that steered rows had (the schedule's factor, the guard's scale).
+        scale: the smallest scale that steered rows had, the schedule's times the guard's.
         weight: the region's largest weight, 0 to 1.
         focus, visual: shares of R and of V, before and after the law; None: not measured.
         unsteered: why no row was steered; "" if one was.
     """
-    if not law.steers or not strength or weight <= 0 or (law.alpha < 0 and law.mark is None):
+    if not law.steers or not scale or weight <= 0 or (law.alpha < 0 and law.setpoint is None):
         return ""
     if unsteered:
         return f"{MISSED}: {unsteered}"
     if focus is None or visual is None:
         return ""
     share = [part / whole if whole > 0 else 0.0 for part, whole in zip(focus, visual, strict=True)]
-    if law.mark is not None:
+    if law.setpoint is not None:
         whole, got = ("attention", focus[1]) if law.name == "target" else ("image's attention", share[1])
-        asked = law.mark * strength
+        asked = law.setpoint * scale
         return (
             f"{MISSED}: the region got {got:.2f} of the {whole}, {asked:.2f} was asked for"
             if got < asked - 0.02
@@ -99,7 +99,7 @@ def focus_warning(
         )
     # A tilt of α multiplies the region's odds within the image by e^α, row by row; a tenth of that is hardly any.
     rise = _log_odds(share[1]) - _log_odds(share[0])
-    if share[1] >= 0.9 or rise >= 0.1 * law.alpha * strength * weight:
+    if share[1] >= 0.9 or rise >= 0.1 * law.alpha * scale * weight:
         return ""
     return f"{MISSED}: the region's part of the image's attention went from {share[0]:.3f} to {share[1]:.3f}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..steering import UNSTEERED, SteeringConfig
+
 
 @dataclass
 class Turn:
@@ -12,16 +14,16 @@ class Turn:
     Attributes:
         prompt: the user's text.
         thought, action: texts, stripped. The action is "" when the thought was never closed.
-        prompt_ids: the context's token ids; a frame's positions hold image_pad's id (-1 if there is none).
-        output_ids: every token after the context, end token included.
+        prompt_ids: the laid-out prompt's token ids; a frame's positions hold image_pad's id (-1 if there is none).
+        output_ids: every token after the prompt, end token included.
         bridge: "token" or "text": how the frames reached the reasoner.
-        spans: (start, length) of the context's visual keys.
-        law, alpha, mark, gate, schedule: what was asked for. mark is share's rho or target's psi, else None.
-        scale: the part of the strength asked for that the answer was written with: 1, less after a rollback, 0 for
-            plain attention.
+        spans: (start, length) of the prompt's visual keys.
+        config: how it was to be steered.
+        scale: what scaled the law as the answer was written, apart from the schedule: 1, less after a rollback, 0
+            for plain attention.
         steered: True if at least one attention row was changed.
         steered_tokens: tokens of the answer that were chosen from a steered forward pass. The others were left
-            alone: by the schedule, by the gate, or because the model was sure without.
+            alone: by the schedule, by the gate, or because the model was confident without.
         focus_before, focus_after: mean share of a steered row's attention on the region; None: not measured.
         unsteered_why: why nothing was steered; "" if something was.
         mask_updates: how many new masks counted while the answer was written.
@@ -31,7 +33,7 @@ class Turn:
             never reached.
         cut_short, cut_reason: whether and why the answer is not whole: "thought_tokens" (the thought was
             closed or cut at its limit), "action_tokens" (max_new_tokens), "malformed" (no action), or what
-            `stop` said.
+            `Callbacks.stop` said.
         timings: milliseconds: embed, prefill (to the first token), decode, total; rolled_back if there was any,
             what the answers thrown away took.
     """
@@ -45,11 +47,7 @@ class Turn:
     action_tokens: int = 0
     bridge: str = ""
     spans: list[tuple[int, int]] = field(default_factory=list)
-    law: str = "none"
-    alpha: float = 0.0
-    mark: float | None = None
-    gate: str = "all"
-    schedule: str = "constant"
+    config: SteeringConfig = UNSTEERED
     scale: float = 1.0
     steered: bool = False
     steered_tokens: int = 0

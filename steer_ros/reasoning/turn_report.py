@@ -1,4 +1,4 @@
-"""What a steering came to, put into the turn: focus, and warnings about region and focus."""
+"""What came of steering a turn, put into it: focus, and warnings about region and focus."""
 
 from __future__ import annotations
 
@@ -7,37 +7,36 @@ import math
 import torch
 
 from ..models.features import VisualFeatures
-from ..steering import Law, SteeringField
-from .generation import Steering
+from ..steering import SteeringField
+from .generation import GenerationState
 from .prompt import TOKEN
 from .region_checks import EMPTY, content, focus_warning, region_warning
 from .turn import Turn
 
-SURE = "the model was sure of every token, by the schedule's sure"
+CONFIDENT = "the model was confident of every token, by the schedule's confidence_threshold"
 MOVED_ON = "region moved on"
 
 
-def settle(turn: Turn, steering: Steering, field: SteeringField) -> None:
+def fill_turn(turn: Turn, state: GenerationState) -> None:
     """Whether anything was steered, why not, and the focus."""
-    report = steering.report
+    report = state.report
     turn.steered = report.attention_calls > 0
-    turn.unsteered_why = SURE if steering.sure and report.nothing_to_steer else report.nothing_to_steer
-    if field.snapshot().high[-1:] > (0,):  # without a region there is no focus to speak of
+    turn.unsteered_why = CONFIDENT if state.confident_steps and report.nothing_to_steer else report.nothing_to_steer
+    if state.field.snapshot().high[-1:] > (0,):  # without a region there is no focus to speak of
         turn.focus_before, turn.focus_after = report.focus_before, report.focus_after
 
 
-def warnings(
-    turn: Turn, steering: Steering, field: SteeringField, law: Law, frames: list[VisualFeatures]
-) -> list[str]:
-    """What the caller should know of this turn's region and focus; a settled turn's."""
+def warnings(turn: Turn, state: GenerationState, frames: list[VisualFeatures]) -> list[str]:
+    """What the caller should know of this turn's region and focus; of a turn that `fill_turn` has filled."""
+    field, law = state.field, state.config.law
     if not law.steers or not field.spans:
         return []
     snapshot = field.snapshot()
     if snapshot.high[-1] <= 0:
         return [f"{EMPTY}: no weight above 0"] if snapshot.low[-1] == 0 else []
-    watched = steering.report.watched  # R's and V's shares over the same rows
-    focus = None if watched is None else (watched[0][0], watched[1][0])
-    visual = None if watched is None else (watched[0][1], watched[1][1])
+    shares = state.report.region_shares  # R's and V's, over the same rows
+    focus = None if shares is None else (shares[0][0], shares[1][0])
+    visual = None if shares is None else (shares[0][1], shares[1][1])
     keys = int((snapshot.weights > 0).sum())
     found = [
         region_warning(
@@ -49,14 +48,14 @@ def warnings(
         ),
         focus_warning(
             law,
-            steering.least if math.isfinite(steering.least) else steering.scale,
+            state.min_scale if math.isfinite(state.min_scale) else state.retry_scale,
             snapshot.high[-1] / 127,
             focus,
             visual,
-            "" if turn.unsteered_why == SURE else turn.unsteered_why,
+            "" if turn.unsteered_why == CONFIDENT else turn.unsteered_why,
         ),
     ]
-    if steering.moved_on and steering.guard.follow_moves:
+    if state.moved_on and state.config.guard.follow_moves:
         found.append(f"{MOVED_ON}: more often than an answer is begun anew; this one is about where it was")
     return [text for text in found if text]
 

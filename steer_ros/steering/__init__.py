@@ -1,11 +1,13 @@
-"""How strongly: laws, the field of per-key weights, gates, and their attachment to a model's attention."""
+"""How strongly: SteeringConfig with its laws, gates and schedules, the field, and the attachment to a model."""
 
 from typing import TYPE_CHECKING
 
+from .config import UNSTEERED, SteeringConfig
 from .errors import SteeringNotAppliedError, UnsteerableModelError
 from .field import FieldSnapshot, Span, SteeringField
 from .gate import PHASES, Gate
-from .laws import LAW_NAMES, Law, make_law
+from .guard import Guard
+from .laws import LAW_NAMES, SETPOINT_LAWS, Law, make_law
 from .report import FocusRows, SteeringReport
 from .schedule import Schedule
 
@@ -15,13 +17,17 @@ if TYPE_CHECKING:
 __all__ = [
     "LAW_NAMES",
     "PHASES",
+    "SETPOINT_LAWS",
+    "UNSTEERED",
     "Attachment",
     "FieldSnapshot",
     "FocusRows",
     "Gate",
+    "Guard",
     "Law",
     "Schedule",
     "Span",
+    "SteeringConfig",
     "SteeringField",
     "SteeringNotAppliedError",
     "SteeringReport",

@@ -15,30 +15,30 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 
-from .compatibility import attention_layers, smaller, text_decoder, window_of
+from .compatibility import attention_layers, min_window, text_decoder, window_of
 from .errors import SteeringNotAppliedError, UnsteerableModelError
 from .field import SteeringField
 from .gate import PHASES, Gate
-from .head_gains import StrengthNet
+from .head_gains import HeadGainNet
 from .laws import Law
 from .report import SteeringReport
-from .session import NO_ROW, Now, Run
+from .session import NO_ROW, SteeringSession, StepControl
 
 IMPLEMENTATION = "steer_ros"  # the name in Transformers' attention interface
 
 
 @dataclass(eq=False)
-class _State:
+class _AttachmentState:
     """What an attached model's attention calls read. It does not hold the model, so that a forgotten
     attachment does not keep a model alive."""
 
-    run: Run | None = None
-    now: Now = field(default_factory=Now)
+    session: SteeringSession | None = None
+    control: StepControl = field(default_factory=StepControl)
 
 
 # Attention module → (its layer, the window that it slides, its attachment's state). Models in other threads have
 # entries of their own; nothing is "current", so two lanes can't see each other's steering.
-_LAYERS: weakref.WeakKeyDictionary[nn.Module, tuple[int, int | None, _State]] = weakref.WeakKeyDictionary()
+_LAYERS: weakref.WeakKeyDictionary[nn.Module, tuple[int, int | None, _AttachmentState]] = weakref.WeakKeyDictionary()
 
 
 # All layers share one code. A compiler would keep what it looked up for the first of them, and steer each as that one.
@@ -60,11 +60,11 @@ def steered_attention_forward(
             "a copy of an attached model wants set_attn_implementation('sdpa')"
         )
     layer, window, state = entry
-    run = state.run
-    if run is None:
+    session = state.session
+    if session is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    kwargs["sliding_window"] = smaller(window, kwargs.get("sliding_window"))
-    return run.attend(module, layer, state.now, query, key, value, attention_mask, scaling, kwargs)
+    kwargs["sliding_window"] = min_window(window, kwargs.get("sliding_window"))
+    return session.attend(module, layer, state.control, query, key, value, attention_mask, scaling, kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, steered_attention_forward)
@@ -90,7 +90,7 @@ class Attachment:
         self.num_heads = int(config.num_attention_heads)
         self._config = config
         self._layers = layers
-        self._state = _State()
+        self._state = _AttachmentState()
         self._previous = config._attn_implementation
         decoder.set_attn_implementation(IMPLEMENTATION)
         if config._attn_implementation != IMPLEMENTATION:
@@ -107,34 +107,38 @@ class Attachment:
     @property
     def phase(self) -> str:
         """The phase of the answer, "think" or "act". May be set while decoding: it counts from the next token on."""
-        return self._state.now.phase
+        return self._state.control.phase
 
     @phase.setter
     def phase(self, phase: str) -> None:
         if phase not in PHASES:
             raise ValueError(f"phase: {phase!r}; accepted are {', '.join(PHASES)}")
-        self._state.now.phase = phase
+        self._state.control.phase = phase
 
     @property
-    def factor(self) -> float:
-        """The part of the law's strength, 0 to 1: α, and ρ or ψ, times this. At 0 a forward pass is plain, and no
+    def strength_scale(self) -> float:
+        """What scales the law, 0 to 1: α, and ρ or ψ, times this. At 0 a forward pass is plain, and no
         focus is measured in it. May be set while decoding: it counts from the next forward pass on."""
-        return self._state.now.factor
+        return self._state.control.strength_scale
 
-    @factor.setter
-    def factor(self, factor: float) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
-            raise ValueError(f"factor: {factor!r}; accepted are numbers from 0 to 1")
-        self._state.now.factor = float(factor)
+    @strength_scale.setter
+    def strength_scale(self, strength_scale: float) -> None:
+        if (
+            isinstance(strength_scale, bool)
+            or not isinstance(strength_scale, (int, float))
+            or not 0 <= strength_scale <= 1
+        ):
+            raise ValueError(f"strength_scale: {strength_scale!r}; accepted are numbers from 0 to 1")
+        self._state.control.strength_scale = float(strength_scale)
 
     @property
-    def watch(self) -> bool:
+    def measure_regions(self) -> bool:
         """Whether forward passes measure the regions that `steer` was given. May be set while decoding, likewise."""
-        return self._state.now.watch
+        return self._state.control.measure_regions
 
-    @watch.setter
-    def watch(self, watch: bool) -> None:
-        self._state.now.watch = bool(watch)
+    @measure_regions.setter
+    def measure_regions(self, measure_regions: bool) -> None:
+        self._state.control.measure_regions = bool(measure_regions)
 
     @contextmanager
     def steer(
@@ -146,7 +150,7 @@ class Attachment:
         measure_focus: bool | str = False,
         regions: Sequence[Sequence[Tensor | np.ndarray]] | None = None,
         impl: str = "auto",
-        adaptive: StrengthNet | None = None,
+        head_gains: HeadGainNet | None = None,
         context: int | None = None,
     ) -> Iterator[SteeringReport]:
         """Steer every forward pass inside the context; gives the report, which fills as the model runs.
@@ -161,7 +165,7 @@ class Attachment:
                 order), whose non-zero items are its keys. Needs measure_focus.
             impl: "auto" ("triton" on CUDA where it can, else "sdpa"), or by name, which never falls back: "triton"
                 (all rows of a call by Triton's kernels), "sdpa", "reference" (slow: the specification itself).
-            adaptive: a network that sets each head's gain from what the head does in the context's last row; the
+            head_gains: a network that sets each head's gain from what the head does in the context's last row; the
                 law's alpha multiplies it. For laws that have an alpha.
             context: how many keys the context has, where it is read in several passes; None: those of the first.
 
@@ -173,7 +177,7 @@ class Attachment:
         """
         if not self.attached:
             raise ValueError(f"attachment: {type(self.model).__name__} was detached; accepted is an attached model")
-        if self._state.run is not None:
+        if self._state.session is not None:
             raise ValueError("steer: this model is being steered already; accepted is one steering at a time")
         if not isinstance(law, Law):
             raise ValueError(f"law: {law!r}; accepted is a Law, as make_law gives")
@@ -182,11 +186,13 @@ class Attachment:
             raise ValueError("regions: given without measure_focus; accepted is measure_focus=True")
         table = None if regions is None else _region_table(field, regions)
         shape = (self.num_layers, self.num_heads)
-        if adaptive is not None and not isinstance(adaptive, StrengthNet):
-            raise ValueError(f"adaptive: {type(adaptive).__name__}; accepted is a StrengthNet; a table is a field's")
-        if adaptive is not None and law.marked:
-            raise ValueError(f"adaptive: given with law {law.name!r}; accepted with additive and conserving")
-        run = Run(
+        if head_gains is not None and not isinstance(head_gains, HeadGainNet):
+            raise ValueError(
+                f"head_gains: {type(head_gains).__name__}; accepted is a HeadGainNet; a table is a field's"
+            )
+        if head_gains is not None and law.has_setpoint:
+            raise ValueError(f"head_gains: given with law {law.name!r}; accepted with additive and conserving")
+        session = SteeringSession(
             field,
             law,
             gate,
@@ -194,17 +200,17 @@ class Attachment:
             impl=impl,
             measure_focus=measure_focus,
             regions=table,
-            adaptive=adaptive,
+            head_gains=head_gains,
             context=context,
         )
         with field.used_by(law):
-            self._state.run = run
+            self._state.session = session
             try:
-                yield run.report
+                yield session.report
             finally:
-                self._state.run = None
-                run.end()
-        self._insist(run.report)
+                self._state.session = None
+                session.end()
+        self._insist(session.report)
 
     def _insist(self, report: SteeringReport) -> None:
         """Raise if the steering was a silent no-op."""
@@ -219,7 +225,7 @@ class Attachment:
 
     def detach(self) -> None:
         """Give the model back the attention implementation it had. Harmless if done already."""
-        if self._state.run is not None:
+        if self._state.session is not None:
             raise ValueError("detach: the model is being steered; leave that context first")
         for module in self._layers:
             _LAYERS.pop(module, None)

@@ -77,6 +77,6 @@ def window_of(config: PretrainedConfig, layer: int, module: nn.Module) -> int | 
     return window if getattr(config, "use_sliding_window", True) is not False else None
 
 
-def smaller(a: int | None, b: int | None) -> int | None:
+def min_window(a: int | None, b: int | None) -> int | None:
     """The smaller of two windows, either of which may be none."""
     return min((window for window in (a, b) if window is not None), default=None)

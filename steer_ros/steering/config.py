@@ -1,191 +1,195 @@
-"""steering.json: the law, strength, gate and schedule that were found best for a model, kept in its folder.
-
-``steer-ros tune`` writes the file and ``Reasoner.from_pretrained`` reads it: what it says is the model's default.
-
-::
-
-    {"version": 1, "model": "sha256:…", "law": "conserving", "alpha": 6.0, "mark": null,
-     "gate": "all", "schedule": "sure=0.9", "adaptive": false, "gains": null, "heads": "pairs=2.0,3.1",
-     "found": {"heads": "…", "alpha": "…"}}
-
-``model`` is the fingerprint of the folder's weights: a file that was found for other weights is refused, since heads
-and strengths of one model mean nothing to another. ``adaptive``: the law's alpha is multiplied, head by head, by what
-the network in strength.safetensors beside it says (`steer_ros.steering.head_gains`). ``gains``: or by what this table
-says, a row of query heads for each layer; null if there is none. ``heads``: those that were discovered, whether or not
-the gate is theirs; null if none were looked for. ``found`` is for people: the commands and what they measured.
-"""
+"""SteeringConfig: how a turn is steered, as one object that files, ROS parameters, the command line and code share."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from .field import MAX_GAIN
 from .gate import Gate
-from .head_gains import StrengthNet, load_strength, save_strength
+from .guard import Guard
+from .head_gains import HeadGainNet
 from .laws import Law, make_law
 from .schedule import Schedule
 
-FILE = "steering.json"
-VERSION = 1
-_PIECE, _PIECES = 1 << 20, 64  # bytes and pieces read of a weights file: a 15 GB model must not cost a minute
+FIELDS = ("law", "alpha", "setpoint", "gate", "schedule", "guard")  # those with a text form, in this order
+RENAMED = {
+    "mark": "setpoint",
+    "share": "setpoint",
+    "target": "setpoint",
+    "adaptive": "head_gains",
+    "gains": "head_gains",
+    "strength": "head_gains",
+    "found": "provenance",
+}
 
 
-class TunedError(ValueError):
-    """A steering.json that can't be used; the message names the file and what is wrong."""
+@dataclass(frozen=True, eq=False)
+class SteeringConfig:
+    """How a turn is steered. Immutable; `override` and `dataclasses.replace` make another one.
 
+    Attributes:
+        law: how weights change attention, with its alpha or its setpoint (see `Law`).
+        gate: the layers, heads and phases that the law holds for.
+        schedule: what scales the law over an answer, and how a token is chosen by the steered and the plain logits.
+        head_gains: what multiplies alpha for each head: a network (``steer-ros tune strength``), a table float32
+            [layers, query heads] (``steer-ros tune text``), or None for 1 everywhere. For laws with an alpha only.
+        guard: when an over-steered answer is rolled back, and how far; None for never.
 
-@dataclass(frozen=True)
-class Tuned:
-    """What a model's steering.json says. ``strength``: what each head's alpha is multiplied by, a network or a table,
-    float32 [layers, query heads]; None: 1. ``found``: how it was found, by the part that was tuned. ``heads``: a gate
-    of the discovered heads, or None."""
+    Raises:
+        ValueError: head gains beside a law that has a setpoint.
+        TypeError: a part of another type.
+    """
 
-    law: Law
+    law: Law = field(default_factory=lambda: make_law("conserving"))
     gate: Gate = field(default_factory=Gate)
     schedule: Schedule = field(default_factory=Schedule)
-    strength: StrengthNet | Tensor | None = None
-    found: Mapping[str, object] = field(default_factory=dict)
-    heads: Gate | None = None
+    head_gains: HeadGainNet | Tensor | None = None
+    guard: Guard | None = field(default_factory=Guard)
 
-    def check(self, layers: int, heads: int) -> None:
-        """ValueError, by the part's name, for a gate, heads or gains that a model of that many does not have."""
-        for name, gate in (("gate", self.gate), ("heads", self.heads)):
-            if gate is not None:
-                try:
-                    gate.table(layers, heads)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from error
-        if isinstance(self.strength, Tensor) and tuple(self.strength.shape) != (layers, heads):
-            given = list(self.strength.shape)
-            raise ValueError(f"gains: shape {given}; accepted is [layers, heads] = {[layers, heads]}")
-        if self.strength is not None and self.law.marked:
-            raise ValueError(f"strengths of heads beside law {self.law.name!r}; accepted with laws that have an alpha")
+    def __post_init__(self) -> None:
+        for name, accepted in (
+            ("law", Law),
+            ("gate", Gate),
+            ("schedule", Schedule),
+            ("head_gains", (HeadGainNet, Tensor, type(None))),
+            ("guard", (Guard, type(None))),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, accepted):
+                names = [kind.__name__ for kind in (accepted if isinstance(accepted, tuple) else (accepted,))]
+                raise TypeError(
+                    f"{name}: {type(value).__name__}; accepted is {' or '.join(names).replace('NoneType', 'None')}; "
+                    "SteeringConfig.parse and override take texts"
+                )
+        if self.head_gains is not None and self.law.has_setpoint:
+            raise ValueError(f"head_gains: given with law {self.law.name!r}; accepted are laws that have an alpha")
 
-    def law_as(
-        self, law: str | Law | None, alpha: float | None = None, mark: float | None = None
-    ) -> tuple[Law, StrengthNet | Tensor | None]:
-        """The law that is meant, and the strength that goes with it: the model's own where nothing is said. Alpha or
-        mark without a law: the model's own law, with that.
+    @classmethod
+    def parse(cls, fields: Mapping[str, object]) -> SteeringConfig:
+        """The default configuration (conserving, alpha 2) with these fields; see `override`."""
+        return cls().override(**fields)
+
+    def override(self, **fields: object) -> SteeringConfig:
+        """This configuration with other fields, which may be texts, as files and the command line have them.
+
+        Args:
+            law: its name, or a `Law`. A name that is not this configuration's begins with the law's usual alpha (2; 0
+                for share and target) and without a setpoint.
+            alpha, setpoint: numbers of the law, this configuration's or the one that is given.
+            gate, schedule, guard: objects, or their texts ("layers=2-3", "think=1;act=0", "off").
+            head_gains: a network or a table.
+
+        None leaves a field as it is. The head gains were learnt for this law and alpha: where law, alpha or setpoint
+        is given and they are not, they are dropped.
 
         Raises:
-            ValueError: naming the argument, its value and what is accepted.
+            ValueError: names the field, its value and what is accepted; a field of an earlier release, and its name
+                of today.
         """
-        if law is None and alpha is None and mark is None:
-            return self.law, self.strength
+        for name in fields:
+            if name in RENAMED:
+                raise ValueError(f"{name}: is now {RENAMED[name]}")
+            if name not in (*FIELDS, "head_gains"):
+                accepted = ", ".join((*FIELDS, "head_gains"))
+                raise ValueError(f"{name}: no field of a steering configuration; accepted are {accepted}")
+        given = {name: value for name, value in fields.items() if value is not None}
+        changes: dict[str, object] = {}
+        if {"law", "alpha", "setpoint"} & set(given):
+            changes = {"law": self._law(**{n: given[n] for n in ("law", "alpha", "setpoint") if n in given})}
+            changes["head_gains"] = None
+        for name, kind in (("gate", Gate), ("schedule", Schedule), ("guard", Guard)):
+            if name in given:
+                value = given[name]
+                changes[name] = value if isinstance(value, kind) else kind.parse(value)  # type: ignore[arg-type]
+        if "head_gains" in given:
+            changes["head_gains"] = given["head_gains"]
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def _law(self, law: object = None, alpha: object = None, setpoint: object = None) -> Law:
         if isinstance(law, Law):
-            return law, None
-        given = {name: value for name, value in (("alpha", alpha), ("mark", mark)) if value is not None}
-        if law is None:
-            return replace(self.law, **given), None
-        return make_law(law, **given), None
+            if alpha is not None or setpoint is not None:
+                raise ValueError(f"law: {law}, and alpha or setpoint beside it; accepted is one of the two")
+            return law
+        for name, value in (("alpha", alpha), ("setpoint", setpoint)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ValueError(f"{name}: {value!r}; accepted is a finite number")
+        numbers = {name: value for name, value in (("alpha", alpha), ("setpoint", setpoint)) if value is not None}
+        if law is None or law == self.law.name:
+            return replace(self.law, **numbers)
+        return make_law(law, **numbers)  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SteeringConfig):
+            return NotImplemented
+        mine, theirs = self.head_gains, other.head_gains
+        tables = isinstance(mine, Tensor) and isinstance(theirs, Tensor)
+        same_gains = mine is theirs or (tables and torch.equal(mine, theirs))
+        return same_gains and self._without_gains == other._without_gains
+
+    def __hash__(self) -> int:
+        return hash(self._without_gains)
+
+    @property
+    def _without_gains(self) -> tuple[Law, Gate, Schedule, Guard | None]:
+        return self.law, self.gate, self.schedule, self.guard
+
+    def check(self, layers: int, heads: int) -> None:
+        """ValueError, by the part's name, for a gate or gains that a model of that many does not have."""
+        self.gate.table(layers, heads)
+        if isinstance(self.head_gains, Tensor) and tuple(self.head_gains.shape) != (layers, heads):
+            given = list(self.head_gains.shape)
+            raise ValueError(f"head_gains: shape {given}; accepted is [layers, heads] = {[layers, heads]}")
+
+    @property
+    def steers(self) -> bool:
+        """False for a configuration that leaves every row as it was, whatever the weights."""
+        return self.law.steers
+
+    @property
+    def gain_table(self) -> Tensor | None:
+        """The head gains where they are a table: what a `SteeringField` takes."""
+        return self.head_gains if isinstance(self.head_gains, Tensor) else None
+
+    @property
+    def gain_network(self) -> HeadGainNet | None:
+        """The head gains where they are a network: what `Attachment.steer` takes."""
+        return self.head_gains if isinstance(self.head_gains, HeadGainNet) else None
+
+    def texts(self) -> dict[str, object]:
+        """The fields that have a text form, as files and ROS parameters have them: what `override` reads back."""
+        return {
+            "law": self.law.name,
+            "alpha": self.law.alpha,
+            "setpoint": self.law.setpoint,
+            "gate": str(self.gate),
+            "schedule": str(self.schedule),
+            "guard": "off" if self.guard is None else str(self.guard),
+        }
+
+    def __str__(self) -> str:
+        """One line: "conserving, alpha 8, gate all, schedule sure…, guard on"."""
+        texts = self.texts()
+        parts = [str(self.law)]
+        if self.head_gains is not None:
+            parts.append(f"head gains by a {'network' if self.gain_network is not None else 'table'}")
+        return ", ".join([*parts, *(f"{name} {texts[name]}" for name in ("gate", "schedule", "guard"))])
 
 
-def fingerprint(folder: str | Path) -> str:
-    """What tells a model's weights from others': a hash over its safetensors files (its bridge's too), or GGUF files
-    where it has no others; of files of more than 64 MiB over their size and 64 pieces, evenly apart.
-
-    Raises:
-        TunedError: the folder holds no weights.
-    """
-    folder, digest = Path(folder), hashlib.sha256()
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.gguf"))
-    if not files:
-        raise TunedError(f"{folder}: no model*.safetensors or *.gguf there")
-    for file in [*files, *sorted(folder.glob("bridge*.safetensors"))]:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size};".encode())
-        apart = [i * (size - _PIECE) // (_PIECES - 1) for i in range(_PIECES)]
-        with file.open("rb") as data:
-            for start in range(0, size, _PIECE) if size <= _PIECE * _PIECES else apart:
-                data.seek(start)
-                digest.update(data.read(_PIECE))
-    return f"sha256:{digest.hexdigest()}"
+UNSTEERED = SteeringConfig(make_law("none"), guard=None)
 
 
-def load_tuned(folder: str | Path, weights: str | Path | None = None) -> Tuned | None:
-    """What the folder's steering.json says; None if it has none.
-
-    Args:
-        weights: the model's folder, where that is another one.
-    Raises:
-        TunedError: it can't be read, holds something that is not accepted, or was found for other weights.
-    """
-    file = Path(folder) / FILE
-    if not file.is_file():
-        return None
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TunedError(f"{file}: not JSON: {error}") from error
-    if not isinstance(said, dict) or said.get("version") != VERSION:
-        raise TunedError(f"{file}: accepted is a JSON object of version {VERSION}")
-    if not isinstance(said.get("found", {}), dict):
-        raise TunedError(f"{file}: found: {said['found']!r}; accepted is an object")
-    own = fingerprint(weights or folder)
-    if said.get("model") != own:
-        raise TunedError(
-            f"{file}: found for another model ({said.get('model')!r}); this one is {own!r}: delete it, and tune anew"
-        )
-    try:
-        return Tuned(
-            Law(said["law"], said.get("alpha", 0.0), said.get("mark")),
-            Gate.parse(said.get("gate", "all")),
-            Schedule.parse(said.get("schedule", "constant")),
-            load_strength(folder) if said.get("adaptive") else _gains(said.get("gains")),
-            said.get("found", {}),
-            Gate.parse(said["heads"]) if said.get("heads") else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TunedError(f"{file}: {error}") from error
-
-
-def _gains(rows: object) -> Tensor | None:
-    """The table of a steering.json. ValueError if it is none."""
-    if rows is None:
-        return None
-    try:
-        table = torch.tensor(rows, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
-        table = torch.empty(0)
-    if table.ndim != 2 or table.numel() == 0 or not bool((table.abs() <= MAX_GAIN).all()):
-        raise ValueError(f"gains: accepted is a row of numbers within {MAX_GAIN:g} for each layer, or null")
-    return table
-
-
-def save_tuned(folder: str | Path, tuned: Tuned, weights: str | Path | None = None) -> Path:
-    """Write the folder's steering.json, and the network of its strengths beside it; returns the former's path.
-
-    Args:
-        weights: the model's folder, where that is another one.
-    Raises:
-        TunedError: the model's folder holds no weights.
-    """
-    file = Path(folder) / FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(tuned.strength, StrengthNet):
-        save_strength(folder, tuned.strength)
-    said = {
-        "version": VERSION,
-        "model": fingerprint(weights or folder),
-        "law": tuned.law.name,
-        "alpha": tuned.law.alpha,
-        "mark": tuned.law.mark,
-        "gate": str(tuned.gate),
-        "schedule": str(tuned.schedule),
-        "adaptive": isinstance(tuned.strength, StrengthNet),
-        "gains": tuned.strength.tolist() if isinstance(tuned.strength, Tensor) else None,
-        "heads": None if tuned.heads is None else str(tuned.heads),
-        "found": dict(tuned.found),
-    }
-    text = json.dumps(said, indent=2)
-    text = re.sub(r"\[\s+([-+.\de,\s]+?)\s+\]", lambda row: f"[{' '.join(row[1].split())}]", text)  # a row a line
-    file.write_text(text + "\n", encoding="utf-8")
-    return file
+def as_config(config: SteeringConfig | Mapping[str, object] | None, default: SteeringConfig) -> SteeringConfig:
+    """A configuration as it is; for a mapping `default` with its fields; for None `default`. ValueError for others."""
+    if config is None:
+        return default
+    if isinstance(config, SteeringConfig):
+        return config
+    if isinstance(config, Mapping):
+        return default.override(**config)
+    raise ValueError(
+        f"config: {type(config).__name__}; accepted are a SteeringConfig, a mapping of its fields, and None"
+    )

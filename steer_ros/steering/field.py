@@ -63,7 +63,7 @@ class SteeringField:
             span at all is a field with nothing to steer with.
         weights: one int8 array (NumPy or torch, any shape with as many items as the span has keys) for each
             span; −127…127 for −1…1. For one span the bare array will do.
-        gain: [layers, heads] floats within ±448 that multiply the strength, or None for 1 everywhere; 0 is a
+        gain: [layers, heads] floats within ±448 that multiply alpha, or None for 1 everywhere; 0 is a
             closed gate. Rounded here, once, to e4m3 (3 mantissa bits: 0.9 becomes 0.875, and below 2^-10 it is 0),
             which is what the GPU's kernels read, so that every implementation steers alike. Checked against the
             model when the field is used.

@@ -23,7 +23,7 @@ _OWN_SCORES = {
 
 
 @dataclass
-class Segment:
+class RowSegment:
     """Steered rows [first, last) of a forward pass, counted from its first row, that see the spans 0…prefix."""
 
     first: int
@@ -32,16 +32,16 @@ class Segment:
 
 
 @dataclass
-class Plan:
-    """Where the rows of a forward pass are. Layers that share a mask share a plan. start: the first row's key
+class RowLayout:
+    """Where the rows of a forward pass are. Layers that share a mask share a layout. start: the first row's key
     position."""
 
     mask: Tensor | None
     keys: int
     start: int
-    segments: list[Segment]
+    segments: list[RowSegment]
 
-    def chunks(self, segment: Segment, q: Tensor) -> Iterator[tuple[int, int, int]]:
+    def chunks(self, segment: RowSegment, q: Tensor) -> Iterator[tuple[int, int, int]]:
         """(first row, last row, keys that the last row sees) of the pieces of a segment, small enough for memory."""
         size = chunk_rows(q.shape[0], q.shape[1], self.start + segment.last)
         for first in range(segment.first, segment.last, size):
@@ -50,36 +50,36 @@ class Plan:
 
 
 @dataclass
-class Forward:
-    """One forward pass: every layer of it reads the same version of the field, phase and factor. watched: whether the
-    regions asked for are measured in it."""
+class ForwardPass:
+    """One forward pass: every layer of it reads the same version of the field, phase and scale. measures_regions:
+    whether the regions asked for are measured in it."""
 
     snapshot: FieldSnapshot
     phase: str
     gate_open: bool
-    factor: float = 1.0
-    watched: bool = True
-    plans: list[Plan] = field(default_factory=list)
+    strength_scale: float = 1.0
+    measures_regions: bool = True
+    layouts: list[RowLayout] = field(default_factory=list)
     steered: bool = False
 
-    def plan(self, spans: SteeringField, module: nn.Module, rows: int, keys: int, mask: Tensor | None) -> Plan:
-        """The plan for calls with this mask; made at the first of them."""
-        for plan in self.plans:
-            if plan.mask is mask and plan.keys == keys:
-                return plan
+    def layout(self, spans: SteeringField, module: nn.Module, rows: int, keys: int, mask: Tensor | None) -> RowLayout:
+        """The layout for calls with this mask; made at the first of them."""
+        for layout in self.layouts:
+            if layout.mask is mask and layout.keys == keys:
+                return layout
         start = first_position(module, rows, keys, mask)
-        self.plans.append(Plan(mask, keys, start, text_segments(spans, start, rows)))
-        return self.plans[-1]
+        self.layouts.append(RowLayout(mask, keys, start, text_segments(spans, start, rows)))
+        return self.layouts[-1]
 
 
-def text_segments(spans: SteeringField, start: int, rows: int) -> list[Segment]:
+def text_segments(spans: SteeringField, start: int, rows: int) -> list[RowSegment]:
     """The rows at key positions start … start + rows − 1 that are text and come after at least one span."""
     segments, ordered = [], spans.ordered
     for prefix, span in enumerate(ordered):
         next_start = ordered[prefix + 1].start if prefix + 1 < len(ordered) else start + rows
         first, last = max(span.end - start, 0), min(next_start - start, rows)
         if first < last:
-            segments.append(Segment(first, last, prefix))
+            segments.append(RowSegment(first, last, prefix))
     return segments
 
 

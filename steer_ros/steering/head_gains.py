@@ -1,9 +1,9 @@
-"""Adaptive strength: a small network sets each head's alpha from what the head does with the region anyway.
+"""Head gains by a small network: each head's alpha follows from what the head does with the region anyway.
 
 Features of a head, measured in the last row of the context, before the law holds there: the log-odds of the region's
 share of the row, the log-odds of the visual share, the region's part of V, and the layer's depth (0 first, 1 last).
 About 1,300 parameters, the same for all layers and heads. What it gives holds for the rest of the turn. (The simpler
-way, a table of alphas learnt head by head, needs nothing of this: it is a field's gains.)
+way, a table of gains learnt head by head, needs nothing of this: it is a field's gain.)
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from steer_ros.kernels import steered_attention_reference
 
-FILE = "strength.safetensors"
+FILE = "head_gains.safetensors"
 FEATURES = 4
 HIDDEN = 32
-MOST = 16.0  # the largest alpha that it can give
-_LEAST_SHARE = 1e-4
+MAX_OUTPUT = 16.0  # the largest alpha that it can give
+_MIN_SHARE = 1e-4
 
 
-class StrengthNet(nn.Module):
-    """Features ``[..., 4]`` to alpha ``[...]``, 0 to `MOST`. Fresh from the box it gives about 2 everywhere."""
+class HeadGainNet(nn.Module):
+    """Features ``[..., 4]`` to alpha ``[...]``, 0 to `MAX_OUTPUT`. Fresh from the box it gives about 2 everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class StrengthNet(nn.Module):
         nn.init.constant_(self.layers[-1].bias, -1.95)  # sigmoid(−1.95) · 16 = 2
 
     def forward(self, features: Tensor) -> Tensor:
-        return MOST * self.layers(features).squeeze(-1).sigmoid()
+        return MAX_OUTPUT * self.layers(features).squeeze(-1).sigmoid()
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def head_features(
     k = k.float().repeat_interleave(q.shape[1] // k.shape[1], 1)
     row = (q.float() @ k.transpose(2, 3) * scale).softmax(-1)[0, :, 0, start : start + len(visual)]  # [Hq, n]
     region = visual & (weights > 0)
-    shares = torch.stack([row[:, region].sum(-1), row[:, visual].sum(-1)], -1).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
+    shares = torch.stack([row[:, region].sum(-1), row[:, visual].sum(-1)], -1).clamp(_MIN_SHARE, 1 - _MIN_SHARE)
     size = region.sum(dtype=torch.float32) / visual.sum().clamp(min=1)
     rest = torch.stack([size, size.new_tensor(depth)]).expand(len(shares), 2)
     return torch.cat([shares.logit(), rest], -1)
@@ -88,14 +88,14 @@ def learnable_attention(
     return out.transpose(1, 2)
 
 
-def save_strength(folder: str | Path, net: StrengthNet) -> None:
+def save_head_gains(folder: str | Path, net: HeadGainNet) -> None:
     """Write the network's weights into a model's folder."""
     from safetensors.torch import save_file
 
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, Path(folder) / FILE)
 
 
-def load_strength(folder: str | Path) -> StrengthNet:
+def load_head_gains(folder: str | Path) -> HeadGainNet:
     """The network in a model's folder.
 
     Raises:
@@ -103,7 +103,7 @@ def load_strength(folder: str | Path) -> StrengthNet:
     """
     from safetensors.torch import load_file
 
-    net = StrengthNet().float()  # another model's load may have PyTorch make it in another dtype
+    net = HeadGainNet().float()  # another model's load may have PyTorch make it in another dtype
     try:
         net.load_state_dict(load_file(Path(folder) / FILE))
     except Exception as error:  # a missing file, a broken one, other names or shapes

@@ -56,8 +56,10 @@ class SteeringReport:
     _pending: list[tuple[str, Tensor, Tensor]] = field(default_factory=list, repr=False)
     _sums: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _counts: Counter[str] = field(default_factory=Counter, repr=False)
-    _watched: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # sums [2, 1 + regions], and of what
-    _asked: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # at `since_asked`
+    _region_sums: tuple[Tensor | None, int] = field(
+        default=(None, 0), repr=False
+    )  # sums [2, 1 + regions], and of what
+    _region_sums_read: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # at `since_asked`
 
     @property
     def nothing_to_steer(self) -> str:
@@ -82,29 +84,29 @@ class SteeringReport:
     @property
     def regions_before(self) -> list[float] | None:
         """The mean share of each region asked for, without the law; None if not measured."""
-        means = self.watched
+        means = self.region_shares
         return None if means is None else means[0][1:]
 
     @property
     def regions_after(self) -> list[float] | None:
         """The same with the law."""
-        means = self.watched
+        means = self.region_shares
         return None if means is None else means[1][1:]
 
     @property
-    def watched(self) -> tuple[list[float], list[float]] | None:
+    def region_shares(self) -> tuple[list[float], list[float]] | None:
         """Mean shares without and with the law of R, then of the regions asked for, over the rows in which those were
         measured; None if there were none."""
         self._add_up()
-        sums, count = self._watched
+        sums, count = self._region_sums
         return None if sums is None else tuple((sums / count).tolist())
 
-    def since_asked(self) -> tuple[float, float] | None:
+    def new_region_shares(self) -> tuple[float, float] | None:
         """The mean share of the first region asked for, without and with the law, over the rows in which it was
         measured since this was last called; None if there were none."""
         self._add_up()
-        (sums, count), (sums_before, count_before) = self._watched, self._asked
-        self._asked = self._watched
+        (sums, count), (sums_before, count_before) = self._region_sums, self._region_sums_read
+        self._region_sums_read = self._region_sums
         if count == count_before:
             return None
         new = sums if sums_before is None else sums - sums_before
@@ -122,7 +124,7 @@ class SteeringReport:
         count = both.shape[0] * both.shape[2] * heads_on
         self._counts[phase] += count
         if both.shape[-1] > 1:
-            self._watched = self._watched[0], self._watched[1] + count
+            self._region_sums = self._region_sums[0], self._region_sums[1] + count
         self._pending.append((phase, both, heads))
         if len(self._pending) >= _MOST_PENDING:
             self._add_up()
@@ -137,8 +139,8 @@ class SteeringReport:
             weights = torch.stack([heads for _, heads in calls]).double()[:, None, :, None, None, None]
             total = (values * weights).sum((0, 1, 2, 3)).cpu()  # [2, 1 + regions]
             if total.shape[1] > 1:
-                sums, count = self._watched
-                self._watched = total if sums is None else sums + total, count
+                sums, count = self._region_sums
+                self._region_sums = total if sums is None else sums + total, count
             total = total[:, :1]
             self._sums[phase] = self._sums[phase] + total if phase in self._sums else total
 

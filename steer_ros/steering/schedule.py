@@ -1,4 +1,4 @@
-"""Schedules: how much of the strength each token of an answer gets, and when the model is left alone."""
+"""Schedules: what scales the law from token to token, and when the model is left alone."""
 
 from __future__ import annotations
 
@@ -11,30 +11,39 @@ import torch
 PHASES = ("prompt", "think", "act")
 _ACCEPTED = (
     '"constant", or parts joined by ";": prompt=, think=, act=, floor= (0 to 1), half_life= (tokens, above 0), '
-    "sure=, plausible= (above 0, at most 1), contrast= (above 0)"
+    "confidence_threshold=, plausibility= (above 0, at most 1), guidance= (above 0)"
 )
+RENAMED = {"sure": "confidence_threshold", "plausible": "plausibility", "contrast": "guidance"}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The part of the law's strength that is in force, by phase and by token.
+    """What scales the law over an answer, and how a token is chosen.
 
-    prompt, think, act: factors, 0 to 1, of the context's rows, of the thought's and of the action's; 0 is plain
-    attention. half_life: tokens of the answer after which half of what lies above `floor` (0 to 1) is left; None is
-    no decay. sure: a token whose plain next-token distribution has a likeliest token of at least this probability
-    is left alone: the look is not bent any more once the answer is decided. None always steers. plausible: steering
-    chooses among the tokens that have at least this part of the likeliest one's probability in that distribution (the
-    plausibility constraint of Li et al., "Contrastive Decoding", arXiv 2210.15097), so that however strong it is, it
-    picks nothing that the model would hardly have said. None leaves it all tokens. contrast: what steering does to the
-    logits is done once more, times this and times the doubt of the plain distribution, 1 − its likeliest token's
-    probability: a token is chosen by steered + contrast · doubt · (steered − plain), so that what comes of the region
-    stands out from what would be said in any case, and a word once begun is not broken off (after Shi et al.,
-    "Trusting Your Evidence", arXiv 2305.14739, which so weighs a prompt with its context against one without; that
-    the weight should follow the token is Wang et al.'s, "AdaCAD", arXiv 2409.07394). None is no more than steering.
-    Each of the three costs a plain pass for each row that would be steered.
+    Attributes:
+        prompt, think, act: scales of the law, 0 to 1, in the context's rows, the thought's and the action's; 0 is
+            plain attention.
+        half_life: after so many tokens of the answer half of what lies above `floor` is left; None: no decay.
+        floor: what the decay ends in, 0 to 1.
+        confidence_threshold: a token is left alone whose plain next-token distribution gives its likeliest token at
+            least this probability: once the answer is decided, attention is no longer bent. None always steers.
+        plausibility: steering chooses among the tokens that have at least this part of the likeliest token's
+            probability in the plain distribution (the plausibility constraint of Li et al., "Contrastive Decoding",
+            arXiv 2210.15097), so that however strong it is, it picks nothing that the model would hardly have said.
+            None leaves it all tokens.
+        guidance: a token is chosen by steered + guidance · doubt · (steered − plain) logits, with doubt = 1 − the
+            probability of the plain distribution's likeliest token: what comes of the region stands out from what
+            would be said in any case, and a word once begun is not broken off (after Shi et al., "Trusting Your
+            Evidence", arXiv 2305.14739, which so weighs a prompt with its context against one without; that the
+            weight should follow the token is from Wang et al., "AdaCAD", arXiv 2409.07394). None: the steered
+            logits alone.
 
-    A factor multiplies α, and ρ or ψ of the laws that have them. target's ψ times a small factor may ask for less
-    than the region has anyway: give it a floor. Raises ValueError naming the part, its value and what is accepted.
+    Each of the last three costs a plain pass for each row that would be steered. A scale multiplies α, and ρ or ψ of
+    the laws that have them; target's ψ times a small scale may ask for less than the region has anyway: give it a
+    floor.
+
+    Raises:
+        ValueError: names the part, its value and what is accepted.
     """
 
     prompt: float = 1.0
@@ -42,9 +51,9 @@ class Schedule:
     act: float = 1.0
     half_life: float | None = None
     floor: float = 0.0
-    sure: float | None = None
-    plausible: float | None = None
-    contrast: float | None = None
+    confidence_threshold: float | None = None
+    plausibility: float | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         for name, low, high, optional in (
@@ -53,9 +62,9 @@ class Schedule:
             ("act", 0.0, 1.0, False),
             ("half_life", 0.0, math.inf, True),
             ("floor", 0.0, 1.0, False),
-            ("sure", 0.0, 1.0, True),
-            ("plausible", 0.0, 1.0, True),
-            ("contrast", 0.0, math.inf, True),
+            ("confidence_threshold", 0.0, 1.0, True),
+            ("plausibility", 0.0, 1.0, True),
+            ("guidance", 0.0, math.inf, True),
         ):
             value = getattr(self, name)
             if optional and value is None:
@@ -69,7 +78,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """Read "constant" or, say, "think=1;act=0;half_life=20;floor=0.2;sure=0.9"; parts left out keep their
+        """Read "constant" or, say, "think=1;act=0;half_life=20;confidence_threshold=0.9"; parts left out keep their
         defaults. Raises ValueError naming the part."""
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"schedule: {text!r}; accepted is {_ACCEPTED}")
@@ -79,6 +88,8 @@ class Schedule:
             if part == "constant":
                 continue
             key, equals, value = (side.strip() for side in part.partition("="))
+            if key in RENAMED:
+                raise ValueError(f"schedule: {text!r} at {part!r}; {key} is now {RENAMED[key]}")
             if not equals or key not in known or key in settings:
                 raise ValueError(f"schedule: {text!r} at {part!r}; accepted is {_ACCEPTED}")
             try:
@@ -90,10 +101,10 @@ class Schedule:
     @property
     def asks_plain(self) -> bool:
         """Whether a row is run plain before it is steered."""
-        return any(part is not None for part in (self.sure, self.plausible, self.contrast))
+        return any(part is not None for part in (self.confidence_threshold, self.plausibility, self.guidance))
 
-    def factor(self, phase: str, n: int) -> float:
-        """The part of the strength, 0 to 1, for the row after which token n of the answer comes.
+    def strength_scale(self, phase: str, n: int) -> float:
+        """The scale of the law, 0 to 1, for the row after which token n of the answer comes.
 
         Args:
             phase: "prompt" (the context's rows), "think" or "act".
@@ -113,21 +124,14 @@ class Schedule:
         return ";".join(part.removesuffix(".0") for part in parts) or "constant"
 
 
-def as_schedule(schedule: Schedule | str | None) -> Schedule:
-    """A schedule, its text, or None for the constant one."""
-    if schedule is None:
-        return Schedule()
-    return schedule if isinstance(schedule, Schedule) else Schedule.parse(schedule)
-
-
 def chosen_by(logits: torch.Tensor, plain: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     """The scores that a steered token is chosen by, from the row's steered and plain logits, fp32 [..., vocabulary]
-    all three: what `contrast` makes of them, -inf where a token is not `plausible`."""
+    all three: what `guidance` makes of them, -inf where a token is not plausible enough."""
     scores = logits
-    if schedule.contrast is not None:
+    if schedule.guidance is not None:
         doubt = 1 - plain.softmax(-1).amax(-1, keepdim=True)
-        scores = scores + schedule.contrast * doubt * (logits - plain)
-    if schedule.plausible is not None:
-        least = plain.amax(-1, keepdim=True) + math.log(schedule.plausible)
+        scores = scores + schedule.guidance * doubt * (logits - plain)
+    if schedule.plausibility is not None:
+        least = plain.amax(-1, keepdim=True) + math.log(schedule.plausibility)
         scores = scores.masked_fill(plain < least, -math.inf)
     return scores

@@ -11,11 +11,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from steer_ros.kernels import IMPLS, triton_unsupported_reason
 
-from .backends import ReferencePath, RowsPath, Strengths, WholePath
+from .backends import LayerGains, ReferenceBackend, SdpaBackend, TritonBackend
 from .field import SteeringField
-from .forward_plan import Forward, Plan, Segment, refuse_call
+from .forward_plan import ForwardPass, RowLayout, RowSegment, refuse_call
 from .gate import Gate
-from .head_gains import StrengthNet, head_features
+from .head_gains import HeadGainNet, head_features
 from .laws import MAX_ALPHA, Law
 from .report import FocusRows, SteeringReport
 
@@ -23,22 +23,25 @@ NO_ROW = "no text row came after a visual span"
 
 
 @dataclass
-class Now:
-    """What may be set between forward passes, and counts from the next one on. phase: "think" or "act". factor: the
-    part of the law's strength, 0 to 1; at 0 the pass is plain, and nothing is measured in it. watch: whether it
-    measures the regions asked for; where a kernel measures the focus, they take a pass of their own."""
+class StepControl:
+    """What may be set between forward passes, and counts from the next one on.
+
+    phase: "think" or "act". strength_scale: what scales the law, 0 to 1; at 0 the pass is plain, and nothing is
+    measured in it. measure_regions: whether it measures the regions asked for; where a kernel measures the focus,
+    they take a pass of their own.
+    """
 
     phase: str = "think"
-    factor: float = 1.0
-    watch: bool = True
+    strength_scale: float = 1.0
+    measure_regions: bool = True
 
 
-class Run:
+class SteeringSession:
     """A law over a field through a gate, in force on one attached model.
 
     Used by one thread at a time, the model's; `SteeringField.update` may come from any. Arguments are those
     of `Attachment.steer`; shape is the model's (layers, query heads); regions bool [keys from the first span
-    on, regions]; adaptive: a network whose alphas take the place of the field's gains, from what the row of the
+    on, regions]; head_gains: a network whose output takes the place of the field's gains, from what the row of the
     context's last key (context: how many it has) does.
     """
 
@@ -52,7 +55,7 @@ class Run:
         impl: str,
         measure_focus: bool | str,
         regions: Tensor | None,
-        adaptive: StrengthNet | None = None,
+        head_gains: HeadGainNet | None = None,
         context: int | None = None,
     ) -> None:
         if impl not in IMPLS:
@@ -71,21 +74,21 @@ class Run:
             most = float(table.abs().max())
             if abs(law.alpha) * most > MAX_ALPHA:
                 raise ValueError(f"gain: alpha {law.alpha:g} times a gain of {most:g} is beyond {MAX_ALPHA:g}")
-        self.strengths = Strengths.over(law, table)
-        self.steers_layer = self.strengths.on.any(1).tolist()
+        self.gains = LayerGains.from_law(law, table)
+        self.steers_layer = self.gains.on.any(1).tolist()
         self.measures_layer = [bool(measure_focus) and bool(row.any()) for row in table]
-        self._rows = RowsPath(steering_field, self.strengths, regions)
-        self._by_segment = ReferencePath(steering_field, self.strengths) if impl == "reference" else self._rows
-        self._whole = WholePath(steering_field, self.strengths)
-        self._forward: Forward | None = None
+        self._sdpa = SdpaBackend(steering_field, self.gains, regions)
+        self._by_segment = ReferenceBackend(steering_field, self.gains) if impl == "reference" else self._sdpa
+        self._triton = TritonBackend(steering_field, self.gains)
+        self._forward: ForwardPass | None = None
         self._last_layer = -1
-        self._adaptive, self._context, self._adapted = adaptive, context, set()
+        self._gain_network, self._context, self._layers_set = head_gains, context, set()
 
     def attend(
         self,
         module: nn.Module,
         layer: int,
-        now: Now,
+        control: StepControl,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -102,28 +105,28 @@ class Run:
             if mask is not None and mask.is_floating_point():
                 mask = mask.to(lower)
             with torch.autocast(kind, enabled=False):
-                return self.attend(module, layer, now, q, k, v, mask, scaling, kwargs)
+                return self.attend(module, layer, control, q, k, v, mask, scaling, kwargs)
         refuse_call(module, layer, q.shape[2], k.shape[2], kwargs)
         forward, report = self._forward, self.report
         if forward is None or layer <= self._last_layer:
-            forward = self._begin(now)
+            forward = self._begin(control)
         self._last_layer = layer
         report.calls_seen += 1
         steers, measures = self.steers_layer[layer], self.measures_layer[layer]
-        segments: list[Segment] = []
+        segments: list[RowSegment] = []
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-        if steers and self._adaptive is not None and self.field.spans and layer not in self._adapted:
-            plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
-            self._adapt(forward, plan, layer, q, k, scale)
+        if steers and self._gain_network is not None and self.field.spans and layer not in self._layers_set:
+            layout = forward.layout(self.field, module, q.shape[2], k.shape[2], mask)
+            self._set_head_gains(forward, layout, layer, q, k, scale)
         if (steers or measures) and forward.gate_open:
-            plan = forward.plan(self.field, module, q.shape[2], k.shape[2], mask)
+            layout = forward.layout(self.field, module, q.shape[2], k.shape[2], mask)
             if steers:
                 low, high = forward.snapshot.low, forward.snapshot.high
-                segments = [s for s in plan.segments if self.law.moves(low[s.prefix], high[s.prefix])]
+                segments = [s for s in layout.segments if self.law.has_effect(low[s.prefix], high[s.prefix])]
         whole = bool(segments) and self._takes_triton(q, k, v)
-        by_kernel = whole and (self.regions is None or not forward.watched)
+        by_kernel = whole and (self.regions is None or not forward.measures_regions)
         if measures and forward.gate_open and not by_kernel:
-            self._measure(forward, plan, layer, q, k, scale)
+            self._measure(forward, layout, layer, q, k, scale)
         if not segments:
             return sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **kwargs)
         report.attention_calls += 1
@@ -131,17 +134,17 @@ class Run:
             forward.steered = True
             report.steered_rows += q.shape[0] * sum(s.last - s.first for s in segments)
         if whole:
-            out, masses = self._whole.attend(forward.snapshot, plan, layer, q, k, v, scale, measures and by_kernel)
+            out, masses = self._triton.attend(forward.snapshot, layout, layer, q, k, v, scale, measures and by_kernel)
             if masses is not None:
-                self._take_focus(forward, plan, layer, masses, q, k)
+                self._take_focus(forward, layout, layer, masses, q, k)
             return out, None
         steer = self._by_segment.attend
         if segments[0].last - segments[0].first == q.shape[2]:  # every row is steered
-            return steer(forward.snapshot, plan, segments[0], layer, q, k, v, scale), None
+            return steer(forward.snapshot, layout, segments[0], layer, q, k, v, scale), None
         out, _ = sdpa_attention_forward(module, q, k, v, mask, scaling=scaling, **kwargs)
         pieces, done = [], 0
         for segment in segments:
-            steered = steer(forward.snapshot, plan, segment, layer, q, k, v, scale)
+            steered = steer(forward.snapshot, layout, segment, layer, q, k, v, scale)
             pieces += [out[:, done : segment.first], steered]
             done = segment.last
         return torch.cat([*pieces, out[:, done:]], dim=1), None
@@ -158,39 +161,43 @@ class Run:
             skipped["no visual span"] += 1
         elif not any(self.steers_layer):
             skipped["no head has a gain"] += 1
-        elif not self.law.moves(snapshot.low[-1], snapshot.high[-1]):
+        elif not self.law.has_effect(snapshot.low[-1], snapshot.high[-1]):
             skipped[_no_move(self.law, snapshot.low[-1], snapshot.high[-1])] += 1
-        elif not forward.factor:
-            skipped["factor 0, by the schedule"] += 1
+        elif not forward.strength_scale:
+            skipped["scale 0, by the schedule"] += 1
         elif not forward.gate_open:
             skipped[f"gate closed in phase {forward.phase}"] += 1
         else:
             skipped[NO_ROW] += 1
 
-    def _begin(self, now: Now) -> Forward:
+    def _begin(self, control: StepControl) -> ForwardPass:
         """A new forward pass: all its layers read what holds now."""
         self.end()
         snapshot = self.field.snapshot()
-        gate_open = now.phase in self.gate.phases and now.factor > 0
+        gate_open = control.phase in self.gate.phases and control.strength_scale > 0
         if gate_open:
-            self.strengths.factor = now.factor
-        self._forward = Forward(snapshot, now.phase, gate_open, now.factor, now.watch)
+            self.gains.strength_scale = control.strength_scale
+        self._forward = ForwardPass(
+            snapshot, control.phase, gate_open, control.strength_scale, control.measure_regions
+        )
         self.report.forwards += 1
         self.report.field_version = snapshot.version
         return self._forward
 
-    def _adapt(self, forward: Forward, plan: Plan, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
+    def _set_head_gains(
+        self, forward: ForwardPass, layout: RowLayout, layer: int, q: Tensor, k: Tensor, scale: float
+    ) -> None:
         """Set the gains of a layer from what its heads do in the context's last row, once, whether or not the law
         holds there. Where rows before it are steered in a pass of their own, from that pass's last row: they need
         gains too. A region that is empty yet is waited for. Waits for the device."""
         snapshot, rows = forward.snapshot, q.shape[2]
-        left = rows if self._context is None else self._context - plan.start  # of the context, from the first row on
+        left = rows if self._context is None else self._context - layout.start  # of the context, from the first row on
         row = (min(rows, left) if left > 0 else rows) - 1
-        keys = plan.start + row + 1
+        keys = layout.start + row + 1
         n = min(self.field.end, keys) - self.field.start
         if rows < left - (1 if forward.gate_open else 0) or n <= 0 or snapshot.high[-1] <= 0:
             return
-        self._adapted.add(layer)
+        self._layers_set.add(layer)
         features = head_features(
             q[:1, :, row : row + 1],
             k[:1, :, :keys],
@@ -201,10 +208,10 @@ class Run:
             layer / max(1, len(self.steers_layer) - 1),
         )
         most = MAX_ALPHA / max(abs(self.law.alpha), 1.0)
-        gains = self._adaptive.to(q.device)(features).cpu().clamp(max=most)
-        self.strengths.set_layer(layer, gains * (self.strengths.table[layer] != 0))
-        self._rows.forget()
-        self._whole.forget()
+        gains = self._gain_network.to(q.device)(features).cpu().clamp(max=most)
+        self.gains.set_layer(layer, gains * (self.gains.table[layer] != 0))
+        self._sdpa.clear_cache()
+        self._triton.clear_cache()
 
     def _takes_triton(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
         """Whether this call is Triton's: always if it was asked for by name, else on CUDA where it can."""
@@ -212,28 +219,34 @@ class Run:
             return self.impl == "triton"
         return q.is_cuda and not triton_unsupported_reason(q, k, v)
 
-    def _measure(self, forward: Forward, plan: Plan, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
+    def _measure(
+        self, forward: ForwardPass, layout: RowLayout, layer: int, q: Tensor, k: Tensor, scale: float
+    ) -> None:
         """Add up the focus of this call's text rows after V. Heads that the gate leaves out do not count."""
-        columns = None if forward.watched else 1
-        for segment in plan.segments:
+        columns = None if forward.measures_regions else 1
+        for segment in layout.segments:
             high = forward.snapshot.high
             if high[segment.prefix] <= 0 and (high[-1] > 0 or self.regions is None or columns):
                 continue  # these rows don't see R, or it is empty: there is no focus to speak of
-            terms = self._rows.terms(forward.snapshot, layer, segment.prefix, q, k)
-            for first, last, keys in plan.chunks(segment, q):
-                both = self._rows.focus(q[:, :, first:last], k[:, :, :keys], terms, scale)
+            row_bias = self._sdpa.row_bias(forward.snapshot, layer, segment.prefix, q, k)
+            for first, last, keys in layout.chunks(segment, q):
+                both = self._sdpa.focus(q[:, :, first:last], k[:, :, :keys], row_bias, scale)
                 both = both[..., :columns]
-                self._add_focus(forward, layer, plan.start + first, both, terms.heads, terms.heads_on)
+                self._add_focus(forward, layer, layout.start + first, both, row_bias.heads, row_bias.heads_on)
 
-    def _take_focus(self, forward: Forward, plan: Plan, layer: int, masses: Tensor, q: Tensor, k: Tensor) -> None:
+    def _take_focus(
+        self, forward: ForwardPass, layout: RowLayout, layer: int, masses: Tensor, q: Tensor, k: Tensor
+    ) -> None:
         """The same from what a kernel measured: [B, Hq, S, 2]."""
-        for segment in plan.segments:
+        for segment in layout.segments:
             if forward.snapshot.high[segment.prefix] > 0:
-                terms = self._rows.terms(forward.snapshot, layer, segment.prefix, q, k)
+                row_bias = self._sdpa.row_bias(forward.snapshot, layer, segment.prefix, q, k)
                 both = masses[:, :, segment.first : segment.last, :, None]
-                self._add_focus(forward, layer, plan.start + segment.first, both, terms.heads, terms.heads_on)
+                self._add_focus(forward, layer, layout.start + segment.first, both, row_bias.heads, row_bias.heads_on)
 
-    def _add_focus(self, forward: Forward, layer: int, first: int, both: Tensor, heads: Tensor, heads_on: int) -> None:
+    def _add_focus(
+        self, forward: ForwardPass, layer: int, first: int, both: Tensor, heads: Tensor, heads_on: int
+    ) -> None:
         self.report.add_focus(forward.phase, both, heads, heads_on)
         if self.keep_rows:
             self.report.rows.append(FocusRows(layer, forward.phase, first, both.float()))

@@ -15,9 +15,9 @@ from steer_ros.evaluation import command
 from steer_ros.evaluation.harness import optional_packages
 from steer_ros.evaluation.harness.eval_config import EvalConfig
 from steer_ros.evaluation.harness.intervals import share
-from steer_ros.evaluation.harness.steering_setup import Setting, override
+from steer_ros.evaluation.harness.steering_setup import SteeringSetup, override
 from steer_ros.evaluation.suites import harm, redirect
-from steer_ros.steering import make_law
+from steer_ros.steering import SteeringConfig, make_law
 
 ROWS = {"hits": share([True, False]), "range4x_1": share([True]), "range4x_2": share([False, True])}
 
@@ -65,12 +65,12 @@ def test_all_suites_on_a_folder_are_those_that_it_says_something_to(suites, tmp_
     assert capsys.readouterr().out.startswith("steer-ros evaluate: without text and vqa: ")
 
 
-def test_a_mark_alone_is_for_the_law_that_the_model_has(suites):
-    assert cli.main(["evaluate", "steering", "--suite", "good", "--mark", "0.95"]) == 0
-    own = Setting("ours", make_law("share", 1.5, 0.9))
-    assert override(own, suites[0].overrides).law == make_law("share", 1.5, 0.95)
+def test_a_setpoint_alone_is_for_the_law_that_the_model_has(suites):
+    assert cli.main(["evaluate", "steering", "--suite", "good", "--setpoint", "0.95"]) == 0
+    own = SteeringSetup("ours", SteeringConfig(make_law("share", 1.5, 0.9)))
+    assert override(own, suites[0].overrides).config.law == make_law("share", 1.5, 0.95)
     with pytest.raises(ValueError, match=r"setpoint: 0\.95 with law conserving"):
-        override(Setting("ours", make_law("conserving")), suites[0].overrides)
+        override(SteeringSetup("ours", SteeringConfig()), suites[0].overrides)
 
 
 def test_a_suite_that_fails_alone(suites, capsys):
@@ -102,10 +102,12 @@ def test_a_report(suites, tmp_path, monkeypatch):
         (["--alpha", "65"], "alpha: 65"),
         (["--alpha", "nan"], "alpha: nan"),
         (["--law", "share"], "setpoint"),
-        (["--mark", "1.5"], "setpoint: 1.5"),
-        (["--mark", "nan", "--alpha", "3"], "setpoint: nan"),
-        (["--law", "share", "--mark", "1.5"], "setpoint"),
-        (["--law", "additive", "--mark", "0.5"], "setpoint"),
+        (["--setpoint", "1.5"], "setpoint: 1.5"),
+        (["--setpoint", "nan", "--alpha", "3"], "setpoint: nan"),
+        (["--law", "share", "--setpoint", "1.5"], "setpoint"),
+        (["--law", "additive", "--setpoint", "0.5"], "setpoint"),
+        (["--guard", "copies=3"], "guard: 'copies=3' at 'copies=3'; copies is now min_repeats"),
+        (["--schedule", "sure=0.9"], "schedule: 'sure=0.9' at 'sure=0.9'; sure is now confidence_threshold"),
         (["--gate", "rows=3"], "gate: 'rows=3'"),
         (["--schedule", "think=2"], "schedule think: 2.0"),
     ],

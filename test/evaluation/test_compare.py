@@ -11,15 +11,15 @@ from steer_ros.evaluation.harness.cases import cases
 from steer_ros.evaluation.harness.eval_config import EvalConfig, silent
 from steer_ros.evaluation.harness.intervals import share
 from steer_ros.evaluation.harness.results import Results, run_parallel
-from steer_ros.evaluation.harness.steering_setup import Setting, law_of
+from steer_ros.evaluation.harness.steering_setup import SteeringSetup
 from steer_ros.evaluation.suites import compare
 from steer_ros.evaluation.suites.baselines import DESCRIPTIONS, PEN, blanked, crop, drawn, methods
 from steer_ros.lab.seeds import COMPARE_SEEDS, COMPARE_TUNING_SEEDS
-from steer_ros.steering import Gate
-from steer_ros.steering.config import Tuned
-from steer_ros.steering.head_gains import StrengthNet
+from steer_ros.steering import Gate, SteeringConfig, make_law
+from steer_ros.steering.head_gains import HeadGainNet
+from steer_ros.steering.steering_file import SteeringFile
 
-OURS = Setting("ours", law_of("conserving", 2.0))
+OURS = SteeringSetup("ours", SteeringConfig(make_law("conserving", 2.0)))
 
 
 def by_name(world=None):
@@ -33,14 +33,18 @@ def test_all_methods_are_there_and_described():
         "gaze_heads_tuned",
     }  # no heads were discovered: their control stands alone
     world = World()
-    world.tuned = Tuned(law_of("conserving", 2.0), Gate(pairs=((0, 1), (2, 3), (3, 3))))
+    world.steering_file = SteeringFile(
+        SteeringConfig(make_law("conserving", 2.0), Gate(pairs=((0, 1), (2, 3), (3, 3))))
+    )
     found = by_name(world)
     assert set(found) == set(DESCRIPTIONS)
-    assert found["gaze_heads_tuned"].setting.gate == found["gaze_heads"].setting.gate
-    assert found["gaze_heads"].setting.gate.pairs == ((0, 1), (2, 3), (3, 3))
-    assert len(found["random_heads"].setting.gate.pairs) == 3
-    assert list(found)[-1] == "ours" and found["ours"].setting is OURS
-    assert all(not method.setting.guard for name, method in found.items() if name != "ours" and method.setting.steers)
+    assert found["gaze_heads_tuned"].setup.config.gate == found["gaze_heads"].setup.config.gate
+    assert found["gaze_heads"].setup.config.gate.pairs == ((0, 1), (2, 3), (3, 3))
+    assert len(found["random_heads"].setup.config.gate.pairs) == 3
+    assert list(found)[-1] == "ours" and found["ours"].setup is OURS
+    assert all(
+        not method.setup.config.guard for name, method in found.items() if name != "ours" and method.setup.steers
+    )
 
 
 def test_what_each_method_shows():
@@ -49,11 +53,11 @@ def test_what_each_method_shows():
     for name, method in found.items():
         features = method.features(world, case, target)
         assert (features is case.features) is (name not in ("crop", "blanked", "drawn_box"))
-        assert (method.weights(case, target) is not None) is method.setting.steers
+        assert (method.weights(case, target) is not None) is method.setup.steers
     assert found["box_in_words"].prompt("Pick up one object.", case, target) == (
         f"Look at the {target.place}. Pick up one object."
     )
-    rest = found["pasta"].setting.mask(case.weights(target))
+    rest = found["pasta"].setup.mask(case.weights(target))
     assert rest.dtype == np.int8 and rest.max() <= 0
     np.testing.assert_array_equal(rest.astype(int) + 127, case.weights(target))
 
@@ -82,9 +86,9 @@ def test_the_strength_is_what_did_best_on_the_tuning_scenes():
     assert counts["additive_tuned"]["1.5"] == [3, 4] and "additive" not in counts
     chosen, rows = compare.choose(methods(World(), OURS), counts)
     found = {method.name: method for method in chosen}
-    assert found["additive_tuned"].setting.law.alpha == 2.0  # the middle one of three equals
-    assert found["spotlight"].setting.law.mark == 0.1 and found["spotlight"].setting.law.alpha == 0.0
-    assert found["crop"].context == 1.0 and found["additive"].setting.law.alpha == 2.0
+    assert found["additive_tuned"].setup.config.law.alpha == 2.0  # the middle one of three equals
+    assert found["spotlight"].setup.config.law.setpoint == 0.1 and found["spotlight"].setup.config.law.alpha == 0.0
+    assert found["crop"].context == 1.0 and found["additive"].setup.config.law.alpha == 2.0
     assert "additive.strength" not in rows
     assert rows["additive_tuned.strength"] == {"value": 2.0, "n": 4, "low": 1.0, "high": 4.0}
     del counts["crop"]["0.5"]
@@ -94,7 +98,7 @@ def test_the_strength_is_what_did_best_on_the_tuning_scenes():
 
 def test_what_is_kept_covers_what_is_compared():
     world = World()
-    world.tuned = Tuned(law_of("conserving", 2.0), Gate(pairs=((0, 1), (2, 3))))
+    world.steering_file = SteeringFile(SteeringConfig(make_law("conserving", 2.0), Gate(pairs=((0, 1), (2, 3)))))
     kept = json.loads(compare.KEPT.read_text())
     assert kept["models"] == compare.pair(EvalConfig())  # weights that change want strengths chosen anew
     compare.choose(methods(world, OURS), kept["tried"])
@@ -105,7 +109,7 @@ def test_all_are_asked_the_same():
     world = World("follow")
     world.learn_seeds(COMPARE_SEEDS.start, 4)
     world.learn_seeds(COMPARE_TUNING_SEEDS.start, 4)
-    rows = compare.run(world.options(limit=1, setting=OURS))
+    rows = compare.run(world.options(limit=1, setup=OURS))
     assert rows["ours.whole_answer"]["value"] == 1.0 == rows["ours.range4x_min"]["value"]
     assert rows["unsteered.whole_answer"]["value"] < 1.0 and "unsteered.range4x_min" not in rows
     assert rows["crop.malformed"]["value"] == 1.0  # a frame that the paper world knows nothing of
@@ -145,8 +149,10 @@ def test_two_processes_give_what_one_gives():
     for index in (1, 0):
         both.merge(count_scenes(EvalConfig(limit=9), index, 2))
     assert both.scenes("scene") == alone.scenes("scene") and both.share("scene") == alone.share("scene")
-    ours = Setting("ours", law_of("conserving", 1.0), strength=StrengthNet())  # goes along to the other process
+    ours = SteeringSetup(
+        "ours", SteeringConfig(make_law("conserving", 1.0), head_gains=HeadGainNet())
+    )  # goes along to the other process
     spawned = run_parallel(
-        EvalConfig(limit=9, progress=silent, setting=ours), count_scenes, 9
+        EvalConfig(limit=9, progress=silent, setup=ours), count_scenes, 9
     )  # where there are two cores
     assert spawned.values("scene") == alone.values("scene")

@@ -23,7 +23,7 @@ from steer_ros.evaluation.suites.easy_vqa.train import add_arguments, run
 from steer_ros.evaluation.suites.easy_vqa.training_samples import OPENING, draw_question, question_sampler, sentences
 from steer_ros.lab.training.tokenizers import r1_tokenizer
 from steer_ros.perception import Perceiver
-from steer_ros.reasoning import Reasoner
+from steer_ros.reasoning import Limits, Reasoner
 from steer_ros.regions.grid import PatchGrid
 
 RGB = {
@@ -223,9 +223,9 @@ class Eyes:
         grid = PatchGrid.for_image(width, height)
         return SimpleNamespace(image=image, frame_size=(width, height), grid=grid)
 
-    def generate(self, prompt, features, steering_mask=None, **given):
-        assert given["law"] == "none" if steering_mask is None else given["law"].name == "conserving"
-        x0, y0, x1, y1 = (0, 0, TILE, TILE) if steering_mask is None else map(round, steering_mask.box)
+    def generate(self, prompt, features, masks=None, *, config, **given):
+        assert config.law.name == ("none" if masks is None else "conserving")
+        x0, y0, x1, y1 = (0, 0, TILE, TILE) if masks is None else map(round, masks.box)
         seen = self.known[np.ascontiguousarray(features.image[y0:y1, x0:x1]).tobytes()]
         action = seen.answer(read_question(prompt))
         return SimpleNamespace(action=action, thought=f"{OPENING} {seen.name}.", cut_short=False)
@@ -235,7 +235,7 @@ def test_answers_are_judged(tiles):
     eyes = Eyes(tiles)
     asked = vqa.draw_tile_questions(tiles, 60, seed=3)
     assert len({(one.tile.id, one.question.text) for one in asked}) == 60
-    rows = vqa.measure(vqa.Judge(eyes, eyes, vqa.SETTING), tiles, asked, seed=3)
+    rows = vqa.measure(vqa.Judge(eyes, eyes, vqa.SETUP), tiles, asked, seed=3)
     assert set(rows) == set(vqa.KEYS)
     for key in ("single", "mosaic2", "mosaic3", "mosaic3_crop", "mosaic3_named", "mosaic3_random_tile_followed"):
         assert rows[key]["value"] == 1.0, key
@@ -261,7 +261,11 @@ def test_the_models_are_trained_and_loaded(stored, tmp_path):
         assert features.tokens.shape == (cells, 96) and reasoner.bridge_for(features) == "token"
     assert features.grid.width == 336
     turn = reasoner.generate(
-        "is there a red shape?", features, vqa.tile_mask(features, mosaic, 4), max_new_tokens=3, alpha=6.0
+        "is there a red shape?",
+        features,
+        vqa.tile_mask(features, mosaic, 4),
+        alpha=6.0,
+        limits=Limits(max_new_tokens=3),
     )
     assert turn.steered and len(turn.output_ids) == 3
 
@@ -271,6 +275,6 @@ def test_the_shipped_models_follow_the_region():
     perceiver, reasoner = Perceiver.from_pretrained(vqa.PERCEPTION), Reasoner.from_pretrained(vqa.REASONING)
     tiles = load_tiles("tune", 60)
     asked = vqa.draw_tile_questions(tiles, 12, seed=0)
-    rows = vqa.measure(vqa.Judge(perceiver, reasoner, vqa.SETTING), tiles, asked, seed=0)
+    rows = vqa.measure(vqa.Judge(perceiver, reasoner, vqa.SETUP), tiles, asked, seed=0)
     assert rows["single"]["value"] >= 0.8 and rows["mosaic3"]["value"] >= 0.75
     assert rows["mosaic3_malformed"]["value"] <= 0.1

@@ -6,31 +6,32 @@ from evaluation_helpers import World
 
 from steer_ros.evaluation.harness.cases import cases
 from steer_ros.evaluation.harness.results import Results
-from steer_ros.evaluation.harness.steering_setup import UNSTEERED, Setting, law_of
+from steer_ros.evaluation.harness.steering_setup import UNSTEERED, SteeringSetup
 from steer_ros.evaluation.suites import harm
 from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.lab.seeds import HARM_SEEDS
 from steer_ros.reasoning import Turn
+from steer_ros.steering import SteeringConfig, make_law
 
 RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
 BLUE = VisibleObject("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
 DUPLICATE = VisibleObject("object_3", "blue", "dish", (0.1, 0.6, 0.3, 0.9))
-SETTING = Setting("test", law_of("conserving", 2.0))
+SETUP = SteeringSetup("test", SteeringConfig(make_law("conserving", 2.0)))
 
 
 class Brittle(World):
     """Answers nothing but "No." while a region is steered to."""
 
-    def generate(self, prompt, features, steering_mask=None, **given) -> Turn:
-        turn = super().generate(prompt, features, steering_mask, **given)
-        if steering_mask is not None:
+    def generate(self, prompt, features, masks=None, **given) -> Turn:
+        turn = super().generate(prompt, features, masks, **given)
+        if masks is not None:
             turn.action = "No."
         return turn
 
 
 def run(world, scenes=3):
     world.learn_seeds(HARM_SEEDS.start, 2 * scenes + 2)
-    return harm.run(world.options(limit=scenes, setting=SETTING))
+    return harm.run(world.options(limit=scenes, setup=SETUP))
 
 
 def test_a_reasoner_that_steering_does_not_harm():
@@ -66,11 +67,11 @@ def test_questions_are_about_anything_but_the_region():
 
 def test_regions_at_the_edge_of_sense():
     case = next(cases(World(), HARM_SEEDS.start, 1))
-    whole, token, corner, strong = harm.extremes(case, case.objects[0], SETTING)
+    whole, token, corner, strong = harm.extremes(case, case.objects[0], SETUP)
     assert (whole[1] == 127).all()
     assert (token[1] != 0).sum() == 4  # patches of one token
     assert corner[1][-1, -1] == 127 and (corner[1] != 0).sum() <= 9
-    assert strong[0].law.alpha == 50.0 and SETTING.law.alpha == 2.0
+    assert strong[0].config.law.alpha == 50.0 and SETUP.config.law.alpha == 2.0
 
 
 def test_what_is_not_steered_has_no_extremes():

@@ -11,17 +11,17 @@ import tiny_models
 from steer_ros.evaluation.harness.cases import Case, cases
 from steer_ros.evaluation.harness.eval_config import EvalConfig
 from steer_ros.evaluation.harness.results import Results
-from steer_ros.evaluation.harness.steering_setup import UNSTEERED, Setting
+from steer_ros.evaluation.harness.steering_setup import UNSTEERED, SteeringSetup
 from steer_ros.evaluation.harness.turns import ask
 from steer_ros.evaluation.suites.pope import suite as pope
 from steer_ros.evaluation.suites.pope.batched_answers import Answerer
 from steer_ros.evaluation.suites.pope.regions import BatchGrounder, Found, TrueBoxes, regions
 from steer_ros.lab.scenes.visible_objects import VisibleObject
 from steer_ros.regions.boxes import iou
-from steer_ros.steering import make_law
+from steer_ros.steering import Gate, Schedule, SteeringConfig, make_law
 
 SEED = 300_040  # not a seed that is judged
-STEERED = Setting("test", make_law("conserving", 3.0), guard=False)
+STEERED = SteeringSetup("test", SteeringConfig(make_law("conserving", 3.0), guard=None))
 
 
 def quiet(_: str) -> None:
@@ -148,24 +148,43 @@ def test_nothing_to_ground_is_no_work(options, case):
 
 
 @pytest.mark.parametrize(
-    "setting",
+    "setup",
     [
         UNSTEERED,
         STEERED,
-        Setting("gated", make_law("additive", 2.0), gate="layers=1-3;phases=think", guard=False),
-        Setting("act", make_law("conserving", 8.0), gate="phases=act", guard=False),
-        Setting("sure", make_law("conserving", 8.0), schedule="sure=0.999", guard=False),
-        Setting("contrast", make_law("conserving", 4.0), schedule="contrast=2;plausible=0.01", guard=False),
-        Setting("late", make_law("conserving", 8.0), schedule="prompt=0;sure=0.9999", guard=False),
+        SteeringSetup(
+            "gated", SteeringConfig(make_law("additive", 2.0), gate=Gate.parse("layers=1-3;phases=think"), guard=None)
+        ),
+        SteeringSetup("act", SteeringConfig(make_law("conserving", 8.0), gate=Gate.parse("phases=act"), guard=None)),
+        SteeringSetup(
+            "sure",
+            SteeringConfig(
+                make_law("conserving", 8.0), schedule=Schedule.parse("confidence_threshold=0.999"), guard=None
+            ),
+        ),
+        SteeringSetup(
+            "contrast",
+            SteeringConfig(
+                make_law("conserving", 4.0), schedule=Schedule.parse("guidance=2;plausibility=0.01"), guard=None
+            ),
+        ),
+        SteeringSetup(
+            "late",
+            SteeringConfig(
+                make_law("conserving", 8.0),
+                schedule=Schedule.parse("prompt=0;confidence_threshold=0.9999"),
+                guard=None,
+            ),
+        ),
     ],
-    ids=lambda setting: setting.name,
+    ids=lambda setup: setup.name,
 )
-def test_a_batch_answers_as_the_reasoner_does(options, case, setting):
+def test_a_batch_answers_as_the_reasoner_does(options, case, setup):
     answerer = Answerer(options.reasoner())
     prompts = [f"Is there a {name}?" for name in (*(o.name for o in case.objects), "purple vial", "cyan cube", "vial")]
     weights = case.weights(case.objects[0])
-    answers = answerer.answer(answerer.prefill(case.features), prompts, setting, weights)
-    alone = [ask(options.reasoner(), case.features, p, setting, weights).action for p in prompts]
+    answers = answerer.answer(answerer.prefill(case.features), prompts, setup, weights)
+    alone = [ask(options.reasoner(), case.features, p, setup, weights).action for p in prompts]
     assert answers == alone
     assert set(answers) <= {"Yes.", "No."}
 
@@ -174,7 +193,9 @@ def test_a_schedule_is_followed(options, case):
     reasoner, prompts = options.reasoner(), [f"Is there a {o.name}?" for o in case.objects]
     answerer, weights = Answerer(reasoner), case.weights(case.objects[0])
     scene = answerer.prefill(case.features)
-    off = Setting("off", make_law("conserving", 8.0), schedule="prompt=0;think=0;act=0")
+    off = SteeringSetup(
+        "off", SteeringConfig(make_law("conserving", 8.0), schedule=Schedule.parse("prompt=0;think=0;act=0"))
+    )
     assert answerer.answer(scene, prompts, off, weights) == answerer.answer(scene, prompts, UNSTEERED, None)
 
 
@@ -191,7 +212,7 @@ class Scripted:
     def prefill(self, features):
         return None
 
-    def answer(self, scene, prompts, setting, weights):
+    def answer(self, scene, prompts, setup, weights):
         return ["Yes." if weights is None or not weights[0, 0] else "No."] * len(prompts)
 
 

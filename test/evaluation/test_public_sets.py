@@ -25,7 +25,7 @@ def image(tmp_path):
 class Models:
     """Perception finds snowboards and boards; the reasoner says yes, or `seen`, when it is steered, else no."""
 
-    tuned = None
+    steering_file = None
 
     def __init__(self, name="builtin:stand-in", bridge="token", seen="Yes."):
         self.name, self.bridge, self.seen, self.asked = name, bridge, seen, []
@@ -43,13 +43,13 @@ class Models:
     def bridge_for(self, features):
         return self.bridge
 
-    def generate(self, prompt, features, steering_mask=None, **given):
-        self.asked.append((prompt, steering_mask, given))
-        return SimpleNamespace(action=self.seen if steering_mask else "No.", thought="", cut_short=False)
+    def generate(self, prompt, features, masks=None, **given):
+        self.asked.append((prompt, masks, given))
+        return SimpleNamespace(action=self.seen if masks else "No.", thought="", cut_short=False)
 
 
 def measure(items, kind, models):
-    rows = public.measure(Benchmark(kind, tuple(items)), models, models, public.SETTING)
+    rows = public.measure(Benchmark(kind, tuple(items)), models, models, public.SETUP)
     assert set(rows) <= set(public.KEYS), "each row is explained"
     return rows
 

@@ -17,10 +17,9 @@ from steer_ros.evaluation.harness.cases import cases
 from steer_ros.evaluation.harness.steering_setup import (
     STEPS,
     UNSTEERED,
-    Setting,
-    default_setting,
+    SteeringSetup,
+    default_setup,
     discovered_heads,
-    law_of,
     override,
     random_heads,
     scaled,
@@ -33,10 +32,10 @@ from steer_ros.lab.seeds import REDIRECT_SEEDS
 from steer_ros.perception import Perceiver
 from steer_ros.reasoning import Reasoner, Turn
 from steer_ros.regions.mask import box_weights
-from steer_ros.steering import Gate, Law
-from steer_ros.steering.config import Tuned
-from steer_ros.steering.head_gains import StrengthNet
+from steer_ros.steering import Gate, SteeringConfig, make_law
+from steer_ros.steering.head_gains import HeadGainNet
 from steer_ros.steering.schedule import Schedule
+from steer_ros.steering.steering_file import SteeringFile
 
 RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
 BLUE = VisibleObject("object_2", "blue", "dish", (0.6, 0.6, 0.9, 0.8))
@@ -99,8 +98,8 @@ def test_the_object_that_the_region_moves_to_has_another_name():
 def run(mood, **given):
     world = World(mood)
     world.learn_seeds(REDIRECT_SEEDS.start, 6)
-    setting = Setting("test", law_of("conserving", 2.0))
-    return world, redirect.run(world.options(limit=2, setting=setting, **given))
+    setup = SteeringSetup("test", SteeringConfig(make_law("conserving", 2.0)))
+    return world, redirect.run(world.options(limit=2, setup=setup, **given))
 
 
 def test_a_reasoner_that_follows_is_right_everywhere():
@@ -130,7 +129,7 @@ def test_babble_is_malformed():
 
 def test_the_strengths_are_five_over_a_fourfold_range():
     world, _ = run("follow")
-    alphas = {asked["law"].alpha for asked in world.asked if asked["mask"] is not None}
+    alphas = {asked["config"].law.alpha for asked in world.asked if asked["mask"] is not None}
     assert sorted(alphas) == pytest.approx([2.0 * step for step in STEPS])
     assert max(alphas) / min(alphas) == pytest.approx(4.0)
 
@@ -138,39 +137,43 @@ def test_the_strengths_are_five_over_a_fourfold_range():
 def test_nothing_to_steer_has_no_strength_and_no_switch():
     world = World("follow")
     world.learn_seeds(REDIRECT_SEEDS.start, 3)
-    rows = redirect.run(world.options(limit=1, setting=UNSTEERED))
+    rows = redirect.run(world.options(limit=1, setup=UNSTEERED))
     assert "range4x_min" not in rows and "switch_followed" not in rows
     assert rows["whole_answer"]["value"] == rows["unsteered"]["value"]
     with pytest.raises(ValueError, match="does not steer"):
         scaled(UNSTEERED, 2.0, 0.05)
 
 
-def test_strength_of_share_and_target_is_what_takes_a_typical_region_to_the_mark():
-    setting = Setting("share", law_of("share", 0.0, 0.9))
-    half, double = scaled(setting, 0.5, 0.05), scaled(setting, 2.0, 0.05)
+def test_strength_of_share_and_target_is_what_takes_a_typical_region_to_the_setpoint():
+    setup = SteeringSetup("share", SteeringConfig(make_law("share", 0.0, 0.9)))
+    half, double = scaled(setup, 0.5, 0.05), scaled(setup, 2.0, 0.05)
     bias = np.log(0.9 / 0.1) - np.log(0.05 / 0.95)
-    for factor, found in ((0.5, half), (2.0, double)):
-        odds = found.law.mark / (1 - found.law.mark)
-        assert np.log(odds) - np.log(0.05 / 0.95) == pytest.approx(factor * bias)
-    assert scaled(setting, 1.0, 0.05).law.mark == pytest.approx(0.9)
-    assert scaled(Setting("x", law_of("additive", 50.0)), 2.0, 0.05).law.alpha == 64.0  # bounded
+    for scale, found in ((0.5, half), (2.0, double)):
+        odds = found.config.law.setpoint / (1 - found.config.law.setpoint)
+        assert np.log(odds) - np.log(0.05 / 0.95) == pytest.approx(scale * bias)
+    assert scaled(setup, 1.0, 0.05).config.law.setpoint == pytest.approx(0.9)
+    assert (
+        scaled(SteeringSetup("x", SteeringConfig(make_law("additive", 50.0))), 2.0, 0.05).config.law.alpha == 64.0
+    )  # bounded
 
 
 def test_defaults_and_overrides():
-    assert str(default_setting(World())) == "conserving, alpha 2"
-    world, net = World(), StrengthNet()
-    world.tuned = Tuned(law_of("additive", 3.0), Gate((1,)), Schedule(sure=0.9), net)
-    own = default_setting(world)
-    assert str(own) == "additive, alpha 3, a learnt strength for each head, gate layers=1, schedule sure=0.9"
-    assert override(own, {"gate": "all"}).strength is net
-    assert override(own, {"alpha": 2.0}).strength is None
-    given = own.arguments(np.zeros((2, 2), np.int8))
-    assert given["adaptive"] is net and given["guard"] is True
-    base = Setting("ours", law_of("conserving", 4.0), "layers=1", None)
+    assert str(default_setup(World())) == "conserving, alpha 2"
+    world, net = World(), HeadGainNet()
+    config = SteeringConfig(make_law("additive", 3.0), Gate((1,)), Schedule(confidence_threshold=0.9), net)
+    world.steering_file = SteeringFile(config)
+    own = default_setup(world)
+    assert own.config == config
+    assert str(own) == (
+        "additive, alpha 3, learnt gains for each head, gate layers=1, schedule confidence_threshold=0.9"
+    )
+    assert override(own, {"gate": "all"}).config.head_gains is net
+    assert override(own, {"alpha": 2.0}).config.head_gains is None
+    base = SteeringSetup("ours", SteeringConfig(make_law("conserving", 4.0), Gate.parse("layers=1")))
     assert override(base, {"alpha": None, "law": None}) is base
     assert str(override(base, {"alpha": 6})) == "conserving, alpha 6, gate layers=1"
-    assert str(override(base, {"law": "additive"})) == "additive, alpha 2"  # another law begins without the gate
-    assert str(override(base, {"law": "share", "mark": 0.8})) == "share, alpha 0, mark 0.8"
+    assert str(override(base, {"law": "additive"})) == "additive, alpha 2, gate layers=1"
+    assert str(override(base, {"law": "share", "setpoint": 0.8})) == "share, setpoint 0.8, gate layers=1"
     for wrong in ({"alpha": 65.0}, {"alpha": float("nan")}, {"law": "share"}, {"gate": "rows=1"}, {"schedule": "x"}):
         with pytest.raises(ValueError, match=next(iter(wrong)) if "law" not in wrong else "setpoint"):
             override(base, wrong)
@@ -178,22 +181,21 @@ def test_defaults_and_overrides():
 
 def test_the_model_s_own_setting_never_leaks_into_another_method_s():
     """What generate is not told it takes from the model's steering.json: so it is told everything."""
-    given = Setting("bare", law_of("additive", 2.0), guard=False).arguments(np.zeros((2, 2), np.int8))
-    assert isinstance(given["law"], Law) and str(given["gate"]) == "all" and str(given["schedule"]) == "constant"
-    assert given["adaptive"] is None and given["guard"] is False
+    config = SteeringConfig(make_law("additive", 2.0), guard=None)
+    assert SteeringSetup("bare", config).arguments(np.zeros((2, 2), np.int8))["config"] is config
     plain = UNSTEERED.arguments(np.zeros((2, 2), np.int8))
-    assert plain["steering_mask"] is None and plain["law"] == "none"
+    assert plain["masks"] is None and plain["config"].law.name == "none" and plain["config"].guard is None
 
 
 def test_the_heads_that_a_model_s_gate_names():
     world = World()
     assert discovered_heads(world) == ()
     assert len(set(random_heads(world, 5))) == 5 and random_heads(world, 5) == random_heads(world, 5)
-    world.tuned = Tuned(law_of("conserving", 2.0), Gate(pairs=((0, 1), (3, 2))))
+    world.steering_file = SteeringFile(SteeringConfig(make_law("conserving", 2.0), Gate(pairs=((0, 1), (3, 2)))))
     assert discovered_heads(world) == ((0, 1), (3, 2))
-    world.tuned = Tuned(law_of("conserving", 2.0))
+    world.steering_file = SteeringFile(SteeringConfig(make_law("conserving", 2.0)))
     assert discovered_heads(world) == ()  # all of them is no discovery
-    world.tuned = Tuned(law_of("conserving", 2.0), heads=Gate(pairs=((1, 1),)))
+    world.steering_file = SteeringFile(SteeringConfig(make_law("conserving", 2.0)), heads=Gate(pairs=((1, 1),)))
     assert discovered_heads(world) == ((1, 1),)  # whatever the search then preferred
 
 
@@ -212,18 +214,18 @@ def region(case, box):
 def test_an_empty_region_leaves_the_answer_and_says_so(pair, law):
     _, reasoner, case = pair
     prompt = OPEN["pick"][0]
-    setting = Setting("test", law_of(law, 2.0))
+    setup = SteeringSetup("test", SteeringConfig(make_law(law, 2.0)))
     plain = ask(reasoner, case.features, prompt, UNSTEERED, None)
-    steered = ask(reasoner, case.features, prompt, setting, np.zeros((24, 24), np.int8))
+    steered = ask(reasoner, case.features, prompt, setup, np.zeros((24, 24), np.int8))
     assert (steered.thought, steered.action) == (plain.thought, plain.action)
     assert steered.steered is False and "0" in steered.unsteered_why
 
 
 def test_the_whole_frame_as_region_moves_nothing_and_says_so(pair):
     _, reasoner, case = pair
-    prompt, setting = OPEN["pick"][0], Setting("test", law_of("conserving", 2.0))
+    prompt, setup = OPEN["pick"][0], SteeringSetup("test", SteeringConfig(make_law("conserving", 2.0)))
     plain = ask(reasoner, case.features, prompt, UNSTEERED, None)
-    steered = ask(reasoner, case.features, prompt, setting, region(case, (0, 0, 336, 336)))
+    steered = ask(reasoner, case.features, prompt, setup, region(case, (0, 0, 336, 336)))
     assert (steered.thought, steered.action) == (plain.thought, plain.action)
     assert steered.steered is False and "same" in steered.unsteered_why
 
@@ -241,7 +243,13 @@ def test_the_whole_frame_as_region_moves_nothing_and_says_so(pair):
 @pytest.mark.parametrize("law", ["conserving", "additive"])
 def test_small_regions_borders_and_great_strength_are_bounded(pair, law, box, alpha):
     _, reasoner, case = pair
-    steered = ask(reasoner, case.features, OPEN["pick"][0], Setting("test", law_of(law, alpha)), region(case, box))
+    steered = ask(
+        reasoner,
+        case.features,
+        OPEN["pick"][0],
+        SteeringSetup("test", SteeringConfig(make_law(law, alpha))),
+        region(case, box),
+    )
     assert 0 < len(steered.output_ids) <= LONGEST
     assert steered.steered or steered.rollbacks  # what breaks the answer is taken back within the turn
 

@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 from evaluation_helpers import World
 
-from steer_ros.evaluation.harness.steering_setup import Setting, law_of
+from steer_ros.evaluation.harness.steering_setup import SteeringSetup
 from steer_ros.evaluation.suites import refer
 from steer_ros.lab.scenes.scene import COLOURS
 from steer_ros.lab.scenes.visible_objects import VisibleObject, matching
 from steer_ros.lab.seeds import REFER_SEEDS
 from steer_ros.reasoning import Turn
+from steer_ros.steering import SteeringConfig, make_law
 
 RED = VisibleObject("object_1", "red", "cube", (0.1, 0.1, 0.3, 0.3))
-SETTING = Setting("test", law_of("conserving", 2.0))
+SETUP = SteeringSetup("test", SteeringConfig(make_law("conserving", 2.0)))
 
 
 def run(mood):
     world = World(mood)
     world.learn_seeds(REFER_SEEDS.start, 8)
-    return world, refer.run(world.options(limit=3, setting=SETTING))
+    return world, refer.run(world.options(limit=3, setup=SETUP))
 
 
 def test_a_reasoner_that_follows_names_everything():

@@ -11,19 +11,19 @@ import torch
 import transformers
 
 from steer_ros.evaluation.harness.eval_config import EvalConfig
-from steer_ros.evaluation.harness.steering_setup import Setting, override
+from steer_ros.evaluation.harness.steering_setup import SteeringSetup, override
 from steer_ros.evaluation.suites.text import model as text_model
 from steer_ros.evaluation.suites.text import suite as text
 from steer_ros.evaluation.suites.text.model import TextModel
-from steer_ros.evaluation.suites.text.prompts import JUDGED, TUNING, Prompt, PromptFact, draw_prompts, mentions
+from steer_ros.evaluation.suites.text.prompts import JUDGED, TUNING, FactPrompt, PromptFact, draw_prompts, mentions
 from steer_ros.lab.seeds import TEXT_SEED
 from steer_ros.models.loading import stop_ids
 from steer_ros.reasoning import Reasoner
-from steer_ros.steering import Schedule, make_law
-from steer_ros.steering.config import Tuned, TunedError, save_tuned
+from steer_ros.steering import Schedule, SteeringConfig, make_law
+from steer_ros.steering.steering_file import SteeringFile, SteeringFileError, save_steering_file
 
 FACTS = (PromptFact("A hammer lies there.", ("hammer",)), PromptFact("Anna is the lawyer.", ("Anna", "lawyer")))
-LAW = make_law("conserving", 4.0)
+CONFIG = SteeringConfig(make_law("conserving", 4.0))
 
 
 def quiet(_: str) -> None:
@@ -44,7 +44,7 @@ def same_shape(model, count):
     prompts = []
     for i in range(count):
         facts = tuple(PromptFact(f"It is {values[i + j]}.", (values[i + j],)) for j in range(3))
-        prompts.append(Prompt("letters", facts, "What is it?", "It is"))
+        prompts.append(FactPrompt("letters", facts, "What is it?", "It is"))
     return prompts, [model.lay_out(prompt) for prompt in prompts]
 
 
@@ -117,7 +117,7 @@ def test_spans_are_the_facts_one_behind_the_other(model):
 def test_a_batch_answers_as_each_prompt_alone_uncached(model, target, begun):
     """Against the plain loop: the whole context anew for each token, steered by attach."""
     prompts, laid = same_shape(model, 3)
-    texts = model.answer(model.read(laid), begun, target, LAW, None, 6, lambda row, text: False)
+    texts = model.answer(model.read(laid), begun, target, CONFIG, 6, lambda row, text: False)
     stop = stop_ids(model.model, model.tokenizer)
     for row, item in enumerate(laid):
         ids = [*item.head, *item.tail, *(item.opening if begun else ())]
@@ -141,13 +141,13 @@ def next_token(model, laid, ids, target):
             return int(model.model(torch.tensor([ids])).logits[0, -1].argmax())
         weights = [np.full(s.length, 127 * (i == target), np.int8) for i, s in enumerate(laid.spans)]
         model.attachment.phase = "act"
-        with model.attachment.steer(SteeringField(laid.spans, weights), LAW):
+        with model.attachment.steer(SteeringField(laid.spans, weights), CONFIG.law):
             return int(model.model(torch.tensor([ids])).logits[0, -1].argmax())
 
 
 def test_the_phase_does_not_outlast_an_answer(model):
     _, laid = same_shape(model, 2)
-    model.answer(model.read(laid), False, 1, LAW, None, 2, lambda row, text: False)
+    model.answer(model.read(laid), False, 1, CONFIG, 2, lambda row, text: False)
     assert model.attachment.phase == "think"
 
 
@@ -167,11 +167,11 @@ def test_smollm2_takes_a_device_by_name(monkeypatch, tmp_path):
 def test_rows_that_are_done_leave_the_others_alone(model):
     _, laid = same_shape(model, 5)
     reading = model.read(laid)
-    whole = model.answer(reading, False, 1, LAW, None, 8, lambda row, text: False)
-    cut = model.answer(reading, False, 1, LAW, None, 8, lambda row, text: row != 3)
+    whole = model.answer(reading, False, 1, CONFIG, 8, lambda row, text: False)
+    cut = model.answer(reading, False, 1, CONFIG, 8, lambda row, text: row != 3)
     assert cut[3] == whole[3]
     assert all(whole[row].startswith(cut[row]) and len(cut[row]) <= len(whole[row]) for row in range(5))
-    assert model.answer(reading, False, 1, LAW, None, 8, lambda row, text: False) == whole
+    assert model.answer(reading, False, 1, CONFIG, 8, lambda row, text: False) == whole
 
 
 def test_prompts_of_several_shapes_are_not_read_together(model):
@@ -201,7 +201,7 @@ class Parrot:
     def read(self, laid):
         return _Reading(laid)
 
-    def answer(self, reading, begun, target, law, gate, limit, enough, schedule=None, gain=None):
+    def answer(self, reading, begun, target, config, limit, enough):
         said = []
         for row, item in enumerate(reading.laid):
             facts = item.prompt.facts
@@ -227,7 +227,7 @@ class _Reading:
 def test_the_judges_tell_first_from_only():
     prompts = draw_prompts(JUDGED, 24 * 5, 1)
     prompts = [p for p in prompts if len(p.facts) == 4]
-    rows = text.judge(Parrot(), text.batches(Parrot(), prompts), text.SETTING, quiet).shares(text.KEYS)
+    rows = text.judge(Parrot(), text.batches(Parrot(), prompts), text.SETUP, quiet).shares(text.KEYS)
     assert rows["steered"]["value"] == 1.0 and rows["steered"]["n"] == 4 * len(prompts)
     assert rows["unsteered"]["value"] == 0.25
     assert rows["wrong_span"]["value"] == 0.0
@@ -251,9 +251,9 @@ def test_run_honours_the_overrides_and_gives_the_pinned_keys(model, monkeypatch,
     asked = []
     plain = TextModel.answer
 
-    def answer(self, reading, begun, target, law, gate, *rest, **more):
-        asked.append((target, law, str(gate)))
-        return plain(self, reading, begun, target, law, gate, *rest, **more)
+    def answer(self, reading, begun, target, config, *rest):
+        asked.append((target, config.law, str(config.gate)))
+        return plain(self, reading, begun, target, config, *rest)
 
     smollm2(monkeypatch, model, tmp_path)
     monkeypatch.setattr(TextModel, "answer", answer)
@@ -282,17 +282,20 @@ def test_two_processes_ask_all_prompts_and_each_once(model, monkeypatch, tmp_pat
 
 def test_learnt_strengths_are_the_default_and_alpha_takes_their_place(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"weights")
-    assert text.setting_for(tmp_path, tmp_path) is text.SETTING
+    assert text.setup_for(tmp_path, tmp_path) is text.SETUP
     gains = torch.full((4, 6), 0.75)
-    save_tuned(tmp_path, Tuned(make_law("conserving", 2.0), schedule=Schedule(contrast=2.0), strength=gains))
-    setting = text.setting_for(tmp_path, tmp_path)
-    assert (setting.law, str(setting.schedule)) == (make_law("conserving", 2.0), "contrast=2")
-    assert torch.equal(setting.gain, gains)
-    assert override(setting, {"alpha": 3.0}).gain is None
-    assert torch.equal(override(setting, {"schedule": "constant"}).gain, gains)
+    save_steering_file(
+        tmp_path,
+        SteeringFile(SteeringConfig(make_law("conserving", 2.0), schedule=Schedule(guidance=2.0), head_gains=gains)),
+    )
+    setup = text.setup_for(tmp_path, tmp_path)
+    assert (setup.config.law, str(setup.config.schedule)) == (make_law("conserving", 2.0), "guidance=2")
+    assert torch.equal(setup.config.gain_table, gains)
+    assert override(setup, {"alpha": 3.0}).config.gain_table is None
+    assert torch.equal(override(setup, {"schedule": "constant"}).config.gain_table, gains)
     (tmp_path / "model.gguf").write_bytes(b"others")
-    with pytest.raises(TunedError, match="another model"):
-        text.setting_for(tmp_path, tmp_path)
+    with pytest.raises(SteeringFileError, match="another model"):
+        text.setup_for(tmp_path, tmp_path)
 
 
 def test_gains_multiply_the_alpha(model):
@@ -300,7 +303,8 @@ def test_gains_multiply_the_alpha(model):
     reading, never = model.read(laid), lambda row, said: False
 
     def answers(alpha, gain=None):
-        return model.answer(reading, False, 1, make_law("conserving", alpha), None, 12, never, gain=gain)
+        config = SteeringConfig(make_law("conserving", alpha), head_gains=gain)
+        return model.answer(reading, False, 1, config, 12, never)
 
     shape = model.attachment.num_layers, model.attachment.num_heads
     assert answers(16.0, torch.full(shape, 0.03125)) == answers(0.5) != answers(16.0)
@@ -309,36 +313,36 @@ def test_gains_multiply_the_alpha(model):
 def test_a_schedule_is_followed(model):
     _, laid = same_shape(model, 1)
     asked = []
-    fading = override(text.SETTING, {"schedule": "prompt=0.5;half_life=4;sure=0.9"})
+    fading = override(text.SETUP, {"schedule": "prompt=0.5;half_life=4;confidence_threshold=0.9"})
     reading = model.read(laid)
 
     class Spy:
-        def answer(self, reading, begun, target, law, gate, limit, enough, schedule=None, gain=None):
-            asked.append(str(schedule))
+        def answer(self, reading, begun, target, config, limit, enough):
+            asked.append(str(config.schedule))
             return [""]
 
     text._answers(Spy(), reading, True, 0, fading, 4, lambda row, said: False)
-    assert asked == ["prompt=0.5;half_life=4;sure=0.9"]
+    assert asked == ["prompt=0.5;half_life=4;confidence_threshold=0.9"]
 
 
-def test_a_row_that_is_sure_is_left_alone(model):
+def test_a_row_that_the_model_is_confident_of_is_left_alone(model):
     _, laid = same_shape(model, 3)
     reading, never = model.read(laid), lambda row, said: False
 
     def answers(schedule, target):
-        setting = override(text.SETTING, {"alpha": 12.0, "schedule": schedule})
-        return text._answers(model, reading, True, target, setting, 6, never)
+        setup = override(text.SETUP, {"alpha": 12.0, "schedule": schedule})
+        return text._answers(model, reading, True, target, setup, 6, never)
 
     plain = text._answers(model, reading, True, None, text.UNSTEERED, 6, never)
-    assert answers("prompt=0;sure=1e-9", 0) == plain  # prompt=0: the context is read plain too
-    assert answers("sure=1.0", 0) == answers("constant", 0)
+    assert answers("prompt=0;confidence_threshold=1e-9", 0) == plain  # prompt=0: the context is read plain too
+    assert answers("confidence_threshold=1.0", 0) == answers("constant", 0)
 
 
 def test_the_unsteered_setting_steers_nothing(model):
     _, laid = same_shape(model, 2)
     reading = model.read(laid)
-    none = Setting("none", make_law("none", 0.0))
-    plain = model.answer(reading, True, None, None, None, 5, lambda row, said: False)
+    none = SteeringSetup("none", SteeringConfig(make_law("none", 0.0)))
+    plain = model.answer(reading, True, None, CONFIG, 5, lambda row, said: False)
     assert text._answers(model, reading, True, 1, none, 5, lambda row, said: False) == plain
 
 

@@ -17,7 +17,7 @@ from steer_ros.evaluation.suites.text.prompts import TUNING, draw_prompts
 from steer_ros.evaluation.tuning import text_gains
 from steer_ros.models.tokenization import encode_plain
 from steer_ros.steering import SteeringField
-from steer_ros.steering.config import load_tuned
+from steer_ros.steering.steering_file import load_steering_file
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_loss_is_that_of_the_steering_itself(model, lesson):
         with torch.no_grad():
             wanted = model.logits(pick(reading.cache, [row]), ids, len(word))
             torch.testing.assert_close(plain[row : row + 1, : len(word)], wanted, rtol=1e-3, atol=1e-3)
-            with model.attachment.steer(field, text_gains.setting_of(alpha).law):
+            with model.attachment.steer(field, text_gains.setup_of(alpha).config.law):
                 wanted = model.logits(pick(reading.cache, [row]), ids, len(word))
         torch.testing.assert_close(steered[row : row + 1, : len(word)], wanted, rtol=1e-3, atol=1e-3)
 
@@ -84,9 +84,9 @@ def test_strengths_learn_and_the_model_does_not(model):
 def test_what_is_learnt_is_kept_only_if_it_is_better(folder, tmp_path, monkeypatch, capsys, better):
     taught = []
 
-    def judge(model, kinds, prompts, setting, results):
+    def judge(model, kinds, prompts, setup, results):
         assert not {kind.name for kind in kinds} & taught[-1]  # judged on what did not teach
-        results.add("steered", (setting.gain is not None) == better, 0)
+        results.add("steered", (setup.config.gain_table is not None) == better, 0)
 
     def learn(model, kinds, *given):
         taught.append({kind.name for kind in kinds})
@@ -99,10 +99,10 @@ def test_what_is_learnt_is_kept_only_if_it_is_better(folder, tmp_path, monkeypat
     said = capsys.readouterr().out
     assert ("kept" in said) == better and ("not better" in said) != better
     assert json.loads(rows.read_text())["learnt"]["value"] == float(better)
-    tuned = load_tuned(out, weights=folder)
+    tuned = load_steering_file(out, weights=folder)
     if better:
         assert taught[-1] == {kind.name for kind in TUNING}
-        assert (tuned.strength == 4.0).all() and "text" in tuned.found
-        assert torch.equal(text.setting_for(folder, out).gain, tuned.strength)
+        assert (tuned.config.head_gains == 4.0).all() and "text" in tuned.provenance
+        assert torch.equal(text.setup_for(folder, out).config.gain_table, tuned.config.gain_table)
     else:
-        assert tuned is None and text.setting_for(folder, out) is text.SETTING
+        assert tuned is None and text.setup_for(folder, out) is text.SETUP

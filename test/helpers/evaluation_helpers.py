@@ -16,9 +16,10 @@ from steer_ros.lab.scenes.scene import make_scene
 from steer_ros.lab.scenes.visible_objects import VisibleObject, visible_objects_of
 from steer_ros.models import VisualFeatures
 from steer_ros.perception.grounding import Grounding
-from steer_ros.reasoning import Turn
+from steer_ros.reasoning import Callbacks, Turn
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import box_weights
+from steer_ros.steering import SteeringConfig
 
 KIND = {prompt: kind for kind, prompts in OPEN.items() for prompt in prompts}
 
@@ -46,7 +47,12 @@ class World:
         self.model = SimpleNamespace(
             config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=4, num_attention_heads=4))
         )
-        self.tuned = None
+        self.steering_file = None
+
+    @property
+    def config(self) -> SteeringConfig:
+        """As a reasoner's."""
+        return SteeringConfig() if self.steering_file is None else self.steering_file.config
 
     def learn(self, image: np.ndarray, objects: tuple[VisibleObject, ...]) -> None:
         """A frame that may be shown, and what is on it."""
@@ -95,36 +101,37 @@ class World:
         self,
         prompt: str,
         features: VisualFeatures,
-        steering_mask=None,
-        law=None,
-        update_mask=None,
-        on_text=None,
+        masks=None,
+        *,
+        config: SteeringConfig,
+        callbacks: Callbacks | None = None,
         **given: object,
     ) -> Turn:
         """One turn, as the mood says; the mask is looked at before the name and again before the action."""
-        self.asked.append({"prompt": prompt, "mask": steering_mask, "law": law, **given})
+        self.asked.append({"prompt": prompt, "mask": masks, "config": config, **given})
+        callbacks = callbacks or Callbacks()
         objects = self.objects(features)
         turn = Turn(prompt, output_ids=[1] * 8, timings={"prefill": 1.0, "decode": 1.0, "total": 2.0})
         kind = KIND.get(prompt.split(". ", 1)[-1] if prompt.startswith("Look at the ") else prompt)
         if self.mood == "mute" or not objects:
             turn.thought, turn.action = "look look", "the the the"
             return turn
-        mask = steering_mask
+        mask = masks
         if kind is None:
             self._closed(prompt, objects, turn)
             return turn
         for _ in range(5):  # before the prompt, and before each token of "I look at the"
-            mask = self._newer(update_mask, mask)
+            mask = self._newer(callbacks.update_masks, mask)
         first = self._looked_at(features, objects, mask)
         turn.thought = open_thought(kind, first)
-        if on_text is not None:
-            on_text("think", turn.thought)
-        turn.action = open_action(kind, self._looked_at(features, objects, self._newer(update_mask, mask)))
+        if callbacks.on_text is not None:
+            callbacks.on_text("think", turn.thought)
+        turn.action = open_action(kind, self._looked_at(features, objects, self._newer(callbacks.update_masks, mask)))
         return turn
 
     @staticmethod
-    def _newer(update_mask, mask):
-        newer = update_mask() if update_mask is not None else None
+    def _newer(update_masks, mask):
+        newer = update_masks() if update_masks is not None else None
         return mask if newer is None else newer
 
     def _looked_at(self, features: VisualFeatures, objects: tuple[VisibleObject, ...], mask) -> VisibleObject:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import rclpy
@@ -21,6 +20,8 @@ from steer_ros.models.features import VisualFeatures
 from steer_ros.reasoning.turn import Turn
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask, box_weights, pool_to_tokens, union
+from steer_ros.steering import SteeringConfig
+from steer_ros.steering.steering_file import SteeringFile
 
 BOUND = 120.0  # seconds after which a test that waits has failed; a busy machine is slow, not broken
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
@@ -77,8 +78,8 @@ class FakeReasoner:
 
     def __init__(self, name: str = "fake", **_: object) -> None:
         self.name = name
-        config = SimpleNamespace(num_hidden_layers=4, num_attention_heads=4)
-        self.model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
+        self.config = SteeringConfig.parse({"law": "conserving", "alpha": 8.0, "schedule": "prompt=0"})
+        self.steering_file = SteeringFile(self.config)
         self.calls: list[dict] = []
         self.before_token = lambda: None
         self.fail: Exception | None = None
@@ -91,25 +92,27 @@ class FakeReasoner:
     def close(self) -> None:
         self.closed += 1
 
+    def check_config(self, config) -> None:
+        config.check(layers=4, heads=4)
+
     def bridge_for(self, features) -> str:
         return self.bridge
 
-    def generate(self, prompt, visual_context, steering_mask, law, alpha, gate, stop, on_text, **limits) -> Turn:
-        self.calls.append(
-            dict(limits, prompt=prompt, mask=steering_mask, law=law, alpha=alpha, gate=gate, features=visual_context)
-        )
+    def generate(self, prompt, frames, masks, *, config, limits, callbacks) -> Turn:
+        self.calls.append({"prompt": prompt, "features": frames, "mask": masks, "config": config, "limits": limits})
+        stop, on_text = callbacks.stop, callbacks.on_text
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
-        turn = Turn(prompt=prompt, law=law, alpha=alpha, mark=limits["mark"])
+        turn = Turn(prompt=prompt, config=config)
         turn.timings = {"prefill": 1.0, "decode": 2.0, "total": 3.0}
-        weights = torch.ones(len(visual_context.tokens))
-        if self.steers and steering_mask and law != "none" and (alpha or limits["mark"]):
-            merged = union([mask.weights for mask in steering_mask])
+        weights = torch.ones(len(frames.tokens))
+        if self.steers and masks and config.steers:
+            merged = union([mask.weights for mask in masks])
             weights = torch.tensor(pool_to_tokens(merged).reshape(-1) > 0, dtype=torch.float32)
             turn.steered, turn.focus_before, turn.focus_after = True, 0.1, 0.7
             turn.steered_tokens = 1
-        mean = (visual_context.tokens.float() * weights[:, None]).sum(0)
+        mean = (frames.tokens.float() * weights[:, None]).sum(0)
         colour = list(COLOURS)[int(mean.argmax())]
         if self.over_steered:
             on_text("think", "look look look")

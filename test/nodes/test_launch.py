@@ -37,11 +37,25 @@ def test_arguments_are_parameters_of_the_nodes_they_go_to(module):
 def test_only_what_is_given_overrides_the_file_and_text_stays_text(module):
     values = dict.fromkeys(module.FORWARDED, "")
     assert module.overrides(values) == {}
-    values.update(alpha="3", device="cpu", instruction="yes", look_for="1: {a}")
+    values.update(alpha="3", setpoint="model", device="cpu", instruction="yes", look_for="1: {a}")
     assert module.overrides(values) == {
         "/**/perception": {"ros__parameters": {"device": "cpu", "look_for": "1: {a}"}},
-        "/**/reasoning": {"ros__parameters": {"device": "cpu", "steering.alpha": 3, "instruction": "yes"}},
+        "/**/reasoning": {
+            "ros__parameters": {
+                "device": "cpu",
+                "steering.alpha": 3,
+                "steering.setpoint": "model",
+                "instruction": "yes",
+            }
+        },
     }
+
+
+@pytest.mark.parametrize("name", ["share", "target"])
+def test_an_argument_of_an_earlier_release_is_refused_with_the_new_one_named(module, name):
+    with pytest.raises(ValueError, match=f"launch argument {name}: is now setpoint"):
+        module.refuse_renamed({"image": "image", name: "0.9"})
+    module.refuse_renamed(dict.fromkeys(module.FORWARDED, ""))
 
 
 def test_a_section_named_by_a_node_holds_in_every_namespace(module, tmp_path):

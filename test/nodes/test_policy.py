@@ -3,10 +3,12 @@
 import math
 
 import pytest
+from rclpy.parameter import Parameter
 from ros_helpers import Bench
 from ros_loop import Loop, report
 
 from steer_ros.msg import ActionText
+from steer_ros.steering import make_law
 
 LABEL = {"look_for": "red square"}
 
@@ -120,19 +122,51 @@ def test_a_cut_action_keeps_its_own_reason(bench):
     assert (answer.text, answer.cut_reason) == ("", "") and not answer.warnings
 
 
-def test_laws_with_a_mark_get_it_and_no_tilt(bench):
-    loop = Loop(bench, True, perception=LABEL, reasoning={"steering.law": "share", "steering.share": 1})
+def test_laws_with_a_setpoint_get_it_and_no_tilt(bench):
+    parameters = {"steering.law": "share", "steering.setpoint": 1, "steering.alpha": 3.0}
+    loop = Loop(bench, True, perception=LABEL, reasoning=parameters)
     answer = loop.send()
-    assert (answer.law, answer.alpha, answer.mark) == ("share", 0.0, 1.0)
+    assert (answer.law, answer.alpha, answer.setpoint) == ("share", 0.0, 1.0)
+    loop.reasoning.parameters["steering.setpoint"] = 0.25
     loop.reasoning.parameters["steering.law"] = "target"
-    loop.reasoning.parameters["steering.target"] = 0.25
     answer = loop.send()
-    assert (answer.law, answer.alpha, answer.mark) == ("target", 0.0, 0.25)
+    assert (answer.law, answer.alpha, answer.setpoint) == ("target", 0.0, 0.25)
     loop.reasoning.parameters["steering.law"] = "additive"
     answer = loop.send()
-    assert (answer.law, answer.alpha) == ("additive", 8.0) and math.isnan(answer.mark)
-    asked = [(call["law"], call["alpha"], call["mark"]) for call in loop.reasoner.calls]
-    assert asked == [("share", 0.0, 1.0), ("target", 0.0, 0.25), ("additive", 8.0, None)]
+    assert (answer.law, answer.alpha) == ("additive", 3.0) and math.isnan(answer.setpoint)
+    laws = [call["config"].law for call in loop.reasoner.calls]
+    assert laws == [make_law("share", 0.0, 1.0), make_law("target", 0.0, 0.25), make_law("additive", 3.0)]
+
+
+def test_steering_is_the_models_own_where_nothing_is_said(bench):
+    loop = Loop(bench, True, perception=LABEL)
+    own = loop.reasoner.config
+    loop.send()
+    assert loop.reasoner.calls[-1]["config"] == own
+    _, values = report(loop, loop.reasoning)
+    assert (values["steering"], values["steering_from"]) == (str(own), "the model's steering.json")
+    loop.reasoning.parameters["steering.law"] = "additive"  # another law begins with its usual alpha
+    loop.reasoning.parameters["steering.guard"] = "off"
+    loop.send()
+    assert loop.reasoner.calls[-1]["config"] == own.override(law="additive", alpha=2.0, guard="off")
+    _, values = report(loop, loop.reasoning)
+    assert values["steering"] == "additive, alpha 2, gate all, schedule prompt=0, guard off"
+    assert values["steering_from"] == "steering.law, steering.guard; the rest from the model's steering.json"
+
+
+def test_a_law_without_the_setpoint_that_it_needs_is_refused(bench):
+    loop = Loop(bench, True, perception=LABEL)
+    with pytest.raises(
+        ValueError, match=r"parameter steering\.setpoint: 'model', and the model has none for law share"
+    ):
+        loop.reasoning.parameters["steering.law"] = "share"
+    loop.reasoning.parameters["steering.setpoint"] = 1.0
+    with pytest.raises(ValueError, match=r"parameter steering\.setpoint: 1\.0; .*accepted"):
+        loop.reasoning.parameters["steering.law"] = "target"
+    assert loop.reasoning.parameters["steering.law"] == "model"
+    both = [Parameter("steering.law", value="share"), Parameter("steering.setpoint", value=0.5)]
+    assert loop.reasoning.set_parameters_atomically(both).successful
+    assert (loop.send().law, loop.actions[-1].setpoint) == ("share", 0.5)
 
 
 def test_the_schedule_is_the_parameters(bench):
@@ -141,8 +175,8 @@ def test_the_schedule_is_the_parameters(bench):
     assert answer.steered_tokens == 1
     loop.reasoning.parameters["steering.schedule"] = "act=0;half_life=20"
     loop.send()
-    schedules = [call["schedule"] for call in loop.reasoner.calls]
-    assert schedules == ["prompt=0;sure=0.9;plausible=0.02", "act=0;half_life=20"]
+    schedules = [str(call["config"].schedule) for call in loop.reasoner.calls]
+    assert schedules == ["prompt=0", "act=0;half_life=20"]
     with pytest.raises(ValueError, match=r"steering\.schedule: 'act=7'.*accepted"):
         loop.reasoning.parameters["steering.schedule"] = "act=7"
 

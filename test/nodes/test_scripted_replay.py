@@ -113,7 +113,8 @@ def test_two_strengths_differ_in_the_field_alone(bench, tmp_path):
     assert len(plain) == len(tilted) == len(FRAMES)
     for a, b in zip(plain, tilted):
         differ = {name for name in a if name not in ("features", "mask") and a[name] != b[name]}
-        assert differ == {"alpha"}
+        assert differ == {"config"}
+        assert b["config"] == a["config"].override(alpha=2.0)
         assert a["features"].tokens.equal(b["features"].tokens)
         for one, other in zip(a["mask"], b["mask"], strict=True):
             assert (one.weights == other.weights).all() and one.box == other.box

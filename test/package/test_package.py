@@ -229,6 +229,15 @@ def test_kernels_have_one_face(repo):
     assert not inside
 
 
+def test_a_public_class_name_stands_for_one_thing(repo):
+    found = {}
+    for file in [*python_files(INSTALLED), *sorted((repo / "benchmark").glob("*.py"))]:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert node.name not in found, (node.name, file, found[node.name])
+                found[node.name] = file
+
+
 def test_no_circle_of_files():
     """What is imported inside functions counts as well."""
     modules = {}

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer_ros.reasoning.guard import Guard, as_guard, moved
+from steer_ros.reasoning.guard import find_collapse, find_loop, find_malformed, region_moved
 from steer_ros.reasoning.region_checks import content, focus_warning, region_warning
-from steer_ros.steering import make_law
+from steer_ros.steering import Guard, make_law
 
 ADDITIVE = make_law("additive", 4.0)
 
 
-def spell(ids):
+def decode(ids):
     """Tokens below 100 are letters, the others digits."""
     return "".join(chr(ord("a") + i) if i < 100 else str(i % 10) for i in ids)
 
@@ -31,28 +31,28 @@ def spell(ids):
     ],
 )
 def test_loops(ids, says):
-    reason = Guard().loop(ids, spell)
+    reason = find_loop(Guard(), ids, decode)
     assert reason.startswith("repetition: ") and says in reason
-    assert Guard().loop(ids[:-1], spell) == ""
+    assert find_loop(Guard(), ids[:-1], decode) == ""
 
 
 @pytest.mark.parametrize(
     "ids", [[], [1], [1] * 5, [1, 2] * 2, [1, 2, 3, 4] * 2, [101] * 7, [1, 2, 3, 1, 2, 4, 1, 2, 5], [1] * 20 + [2]]
 )
 def test_no_loops(ids):
-    assert Guard().loop(ids, spell) == ""
+    assert find_loop(Guard(), ids, decode) == ""
 
 
 @given(st.lists(st.integers(0, 3), max_size=6), st.lists(st.integers(0, 25), min_size=1, max_size=12))
 def test_three_copies_of_anything_long_enough_are_a_loop(before, unit):
     copies = max(3, math.ceil(6 / len(unit)))
-    assert Guard().loop(before + unit * copies, spell)
+    assert find_loop(Guard(), before + unit * copies, decode)
 
 
 def test_a_unit_longer_than_the_longest_is_none():
     unit = list(range(40))
-    assert Guard().loop(unit * 3, spell) == ""
-    assert Guard(longest=40).loop(unit * 3, spell)
+    assert find_loop(Guard(), unit * 3, decode) == ""
+    assert find_loop(Guard(max_period=40), unit * 3, decode)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_unit_longer_than_the_longest_is_none():
     ],
 )
 def test_malformed(action, says):
-    reason = Guard().malformed("a thought", action)
+    reason = find_malformed(Guard(), "a thought", action)
     assert reason.startswith("malformed answer: ") and says in reason
 
 
@@ -83,35 +83,36 @@ def test_malformed(action, says):
      "red beaker\nred beaker"],
 )  # fmt: skip
 def test_well_formed(action):
-    assert Guard().malformed("", action) == ""
+    assert find_malformed(Guard(), "", action) == ""
 
 
 def test_the_callers_idea_of_a_good_answer():
     guard = Guard(well_formed=lambda thought, action: action.endswith("."))
-    assert guard.malformed("hm", "Go.") == ""
-    assert "'Go' is refused" in guard.malformed("hm", "Go")
-    assert "2 control tokens" in guard.malformed("hm", "Go.", strays=2)
+    assert find_malformed(guard, "hm", "Go.") == ""
+    assert "'Go' is refused" in find_malformed(guard, "hm", "Go")
+    assert "2 control tokens" in find_malformed(guard, "hm", "Go.", stray_control_tokens=2)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "says"), [(0.6, 0.99, "text"), (0.5, 0.04, "image"), (0.7, 0.95, ""), (0.7, 0.69, "")]
 )
 def test_attention_that_leaves_image_or_text(before, after, says):
-    reason = Guard().collapsed(ADDITIVE, before, after)
+    reason = find_collapse(Guard(), ADDITIVE, before, after)
     assert says in reason and reason.startswith("visual share collapsed") == bool(says)
 
 
 def test_attention_that_is_not_judged():
-    assert Guard().collapsed(ADDITIVE, None, None) == ""
-    assert Guard().collapsed(SimpleNamespace(name="target"), 0.3, 0.99) == ""  # it is what was asked for
-    assert Guard(collapse=0).collapsed(ADDITIVE, 0.5, 1.0) == ""
-    assert Guard().collapsed(ADDITIVE, 0.001, 0.0) == ""  # no image to speak of in the first place
+    assert find_collapse(Guard(), ADDITIVE, None, None) == ""
+    assert find_collapse(Guard(), SimpleNamespace(name="target"), 0.3, 0.99) == ""  # it is what was asked for
+    assert find_collapse(Guard(collapse=0), ADDITIVE, 0.5, 1.0) == ""
+    assert find_collapse(Guard(), ADDITIVE, 0.001, 0.0) == ""  # no image to speak of in the first place
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"scales": ()}, {"scales": (0.5, 1.0)}, {"scales": (2.0, 1.0)}, {"scales": 1.0}, {"scales": (1.0, "half")},
-     {"copies": 1}, {"tokens": 2.5}, {"every": 0}, {"longest": True}, {"collapse": 1.0}, {"collapse": math.nan},
+    [{"retry_scales": ()}, {"retry_scales": (0.5, 1.0)}, {"retry_scales": (2.0, 1.0)}, {"retry_scales": 1.0},
+     {"retry_scales": (1.0, "half")}, {"min_repeats": 1}, {"min_repeated_tokens": 2.5}, {"check_interval": 0},
+     {"max_period": True}, {"collapse": 1.0}, {"collapse": math.nan},
      {"follow_moves": 1}, {"well_formed": "yes"}],
 )  # fmt: skip
 def test_bad_settings_are_named(settings):
@@ -119,12 +120,29 @@ def test_bad_settings_are_named(settings):
         Guard(**settings)
 
 
-def test_guards_by_bool():
-    assert as_guard(True) == Guard() and as_guard(False) is None
-    guard = Guard(scales=(1.0, 0.0))
-    assert as_guard(guard) is guard
-    with pytest.raises(ValueError, match="guard: 'on'"):
-        as_guard("on")
+@pytest.mark.parametrize(
+    ("text", "guard"),
+    [
+        ("on", Guard()),
+        ("off", None),
+        ("retry_scales=1,0.25,0;follow_moves=false", Guard((1.0, 0.25, 0.0), follow_moves=False)),
+        (" collapse=0.2 ; check_interval=4 ", Guard(collapse=0.2, check_interval=4)),
+    ],
+)
+def test_guards_as_texts(text, guard):
+    assert Guard.parse(text) == guard
+    assert guard is None or Guard.parse(str(guard)) == guard
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "guard: ''"), (True, "guard: True"), ("scales=1,0", "scales is now retry_scales"), ("copies=3", "is now"),
+     ("collapse=1", "guard collapse: 1.0"), ("max_period=no", "at 'max_period=no'"), ("well_formed=x", "at 'well"),
+     ("follow_moves=1", "at 'follow_moves=1'"), ("max_period=3;max_period=4", "at 'max_period=4'")],
+)  # fmt: skip
+def test_bad_guard_texts_are_named(text, says):
+    with pytest.raises(ValueError, match=says):
+        Guard.parse(text)
 
 
 def keys(*ones, size=10):
@@ -139,9 +157,9 @@ def keys(*ones, size=10):
      ((0, 1), (5, 6), True), ((), (5, 6), False), ((5, 6), (), False), ((), (), False), ((0,), (0, 1), False)],
 )  # fmt: skip
 def test_moves(old, new, is_moved):
-    assert moved(keys(*old), keys(*new)) is is_moved
-    assert moved(keys(*new), keys(*old)) is is_moved
-    assert not moved(-keys(*old), -keys(*new))  # what is looked away from is no region
+    assert region_moved(keys(*old), keys(*new)) is is_moved
+    assert region_moved(keys(*new), keys(*old)) is is_moved
+    assert not region_moved(-keys(*old), -keys(*new))  # what is looked away from is no region
 
 
 def picture(contrast=8.0, seed=0):

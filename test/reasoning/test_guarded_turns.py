@@ -13,8 +13,9 @@ from steer_ros.lab.scenes.scene import make_scene
 from steer_ros.models.decoding import GreedyDecoder
 from steer_ros.models.features import VisualFeatures
 from steer_ros.perception.perceiver import Perceiver
-from steer_ros.reasoning.guard import Guard
+from steer_ros.reasoning import Callbacks, Limits
 from steer_ros.reasoning.region_checks import BARE, content
+from steer_ros.steering import Guard
 
 PROMPT = "Pick up one object."
 GOOD = "I look at it.\n</think>\n\nPick up the red beaker."
@@ -67,7 +68,7 @@ def factors(monkeypatch, thinker):
     seen, forward = [], GreedyDecoder._forward
 
     def step(self, *args):
-        seen.append(thinker._attachment.factor if thinker._attachment._state.run is not None else None)
+        seen.append(thinker._attachment.strength_scale if thinker._attachment._state.session is not None else None)
         forward(self, *args)
 
     monkeypatch.setattr(GreedyDecoder, "_forward", step)
@@ -77,7 +78,7 @@ def factors(monkeypatch, thinker):
 def test_a_good_answer_is_left_alone(thinker, features, mask, answers):
     begun = answers(GOOD)
     heard = []
-    turn = thinker.generate(PROMPT, features, mask, on_text=lambda *said: heard.append(said))
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(on_text=lambda *said: heard.append(said)))
     assert turn.action == "Pick up the red beaker." and len(begun) == 1
     assert (turn.rollbacks, turn.scale) == (0, 1.0)
     assert "rolled_back" not in turn.timings
@@ -90,9 +91,11 @@ def test_an_over_steered_answer_is_begun_anew_with_half_the_strength(
 ):
     answers(bad, GOOD)
     heard = []
-    turn = thinker.generate(PROMPT, features, mask, alpha=3, on_text=lambda *said: heard.append(said))
+    turn = thinker.generate(
+        PROMPT, features, mask, alpha=3, callbacks=Callbacks(on_text=lambda *said: heard.append(said))
+    )
     assert (turn.thought, turn.action) == ("I look at it.", "Pick up the red beaker.")
-    assert (turn.rollbacks, turn.scale, turn.alpha) == (1, 0.5, 3.0)
+    assert (turn.rollbacks, turn.scale, turn.config.law.alpha) == (1, 0.5, 3.0)
     assert not turn.cut_short and turn.cut_reason == ""
     assert turn.steered and turn.steered_tokens == len(turn.output_ids)
     first = factors.index(0.5)
@@ -106,12 +109,12 @@ def test_an_over_steered_answer_is_begun_anew_with_half_the_strength(
     again = heard[void[0] + 1 :]
     assert "".join(text for phase, text in again if phase == "think").strip() == turn.thought
     assert "".join(text for phase, text in again if phase == "act").strip() == turn.action
-    assert thinker._attachment.factor == 1.0 and thinker._attachment._state.run is None
+    assert thinker._attachment.strength_scale == 1.0 and thinker._attachment._state.session is None
 
 
 def test_a_loop_is_noticed_long_before_the_limit(thinker, features, mask, answers, factors):
     answers("a" * 200, GOOD)
-    turn = thinker.generate(PROMPT, features, mask, max_new_tokens=256)
+    turn = thinker.generate(PROMPT, features, mask, limits=Limits(max_new_tokens=256))
     assert factors.index(0.5) == 6 and turn.rollbacks == 1
 
 
@@ -131,9 +134,21 @@ def test_twice_over_steered_is_answered_plainly_and_that_is_the_end(thinker, fea
 
 
 def test_the_plain_answer_of_a_rollback_is_the_unsteered_one(thinker, features, mask):
-    plain = thinker.generate(PROMPT, features, max_new_tokens=16)
-    never = Guard(well_formed=lambda thought, action: False, tokens=2, copies=2, signs=2, scales=(1.0, 0.0))
-    turn = thinker.generate(PROMPT, features, mask, alpha=40, law="additive", max_new_tokens=16, guard=never)
+    plain = thinker.generate(PROMPT, features, limits=Limits(max_new_tokens=16))
+    never = Guard(
+        well_formed=lambda thought, action: False,
+        min_repeated_tokens=2,
+        min_repeats=2,
+        min_repeated_symbols=2,
+        retry_scales=(1.0, 0.0),
+    )
+    turn = thinker.generate(
+        PROMPT,
+        features,
+        mask,
+        config={"law": "additive", "alpha": 40, "guard": never},
+        limits=Limits(max_new_tokens=16),
+    )
     assert turn.rollbacks == 1
     assert (turn.output_ids, turn.cut_reason) == (plain.output_ids, plain.cut_reason)
 
@@ -150,17 +165,17 @@ def test_a_thought_that_was_closed_for_the_model_may_be_closed_by_it_too(thinker
     forced = thinker.tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
     said = thinker.tokenizer("I</think>Pick up the red beaker.", add_special_tokens=False)["input_ids"]
     answers([said[0], *forced, *said[1:]])
-    turn = thinker.generate(PROMPT, features, mask, max_thought_tokens=1)
+    turn = thinker.generate(PROMPT, features, mask, limits=Limits(max_thought_tokens=1))
     assert (turn.action, turn.rollbacks, turn.cut_reason) == ("Pick up the red beaker.", 0, "thought_tokens")
     assert not any(text.startswith("rolled back") for text in turn.warnings)
 
 
 def test_text_that_loses_its_attention_is_noticed(thinker, features, mask, answers):
     answers(GOOD, GOOD, GOOD)
-    turn = thinker.generate(PROMPT, features, mask, alpha=40, law="additive")
+    turn = thinker.generate(PROMPT, features, mask, config={"law": "additive", "alpha": 40})
     assert turn.rollbacks == 2 and all("visual share collapsed: the text" in w for w in turn.warnings)
     answers(GOOD)
-    unmeasured = thinker.generate(PROMPT, features, mask, alpha=40, law="additive", measure_focus=False)
+    unmeasured = thinker.generate(PROMPT, features, mask, measure_focus=False, config={"law": "additive", "alpha": 40})
     assert unmeasured.rollbacks == 0
 
 
@@ -168,7 +183,7 @@ def test_a_collapse_late_in_the_answer_is_noticed(thinker, features, mask, answe
     """Many rows before it kept their attention: what counts are the rows since the last look."""
     answers(*[GOOD + " Then put it on the blue dish at the left." * 3] * 3)
     late = "prompt=0.01;think=0.01;act=1"
-    turn = thinker.generate(PROMPT, features, mask, alpha=50, law="additive", schedule=late)
+    turn = thinker.generate(PROMPT, features, mask, config={"law": "additive", "alpha": 50, "schedule": late})
     assert turn.rollbacks >= 1 and "visual share collapsed: the text" in turn.warnings[0]
 
 
@@ -179,14 +194,14 @@ def test_the_conserving_law_never_collapses(thinker, features, mask, answers):
 
 def test_without_a_guard_nothing_is_judged(thinker, features, mask, answers):
     answers(LOOP)
-    turn = thinker.generate(PROMPT, features, mask, guard=False)
+    turn = thinker.generate(PROMPT, features, mask, config={"guard": "off"})
     assert (turn.rollbacks, turn.warnings) == (0, ()) and turn.thought.startswith("I look look")
 
 
-@pytest.mark.parametrize("settings", [{"law": "none"}, {"alpha": 0}, {"steering_mask": None}])
+@pytest.mark.parametrize("settings", [{"config": {"law": "none"}}, {"alpha": 0}, {"masks": None}])
 def test_what_is_not_steered_is_not_judged(thinker, features, mask, answers, settings):
     answers(LOOP)
-    turn = thinker.generate(**{"prompt": PROMPT, "visual_context": features, "steering_mask": mask} | settings)
+    turn = thinker.generate(**{"prompt": PROMPT, "frames": features, "masks": mask} | settings)
     assert turn.rollbacks == 0 and turn.cut_reason == "malformed"
 
 
@@ -195,7 +210,10 @@ def test_a_deadline_holds_for_all_attempts_together(thinker, features, mask, ans
     polls = iter([None] * 20)
     heard = []
     turn = thinker.generate(
-        PROMPT, features, mask, stop=lambda: next(polls, "deadline"), on_text=lambda *said: heard.append(said)
+        PROMPT,
+        features,
+        mask,
+        callbacks=Callbacks(stop=lambda: next(polls, "deadline"), on_text=lambda *said: heard.append(said)),
     )
     assert turn.rollbacks == 1 and turn.cut_reason == "deadline" and turn.action == ""
     assert ("rollback", turn.warnings[0].split(": ", 1)[1]) in heard
@@ -204,7 +222,7 @@ def test_a_deadline_holds_for_all_attempts_together(thinker, features, mask, ans
 def test_a_deadline_between_two_attempts(thinker, features, mask, answers):
     begun = answers("a" * 60, GOOD)
     polls = iter([None] * 6)  # before the prefill and five tokens; the sixth makes the loop
-    turn = thinker.generate(PROMPT, features, mask, stop=lambda: next(polls, "canceled"))
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(stop=lambda: next(polls, "canceled")))
     assert len(begun) == 1
     assert (turn.cut_short, turn.cut_reason, turn.thought, turn.action) == (True, "canceled", "", "")
     assert turn.output_ids == [] and turn.rollbacks == 1
@@ -212,20 +230,22 @@ def test_a_deadline_between_two_attempts(thinker, features, mask, answers):
 
 def test_the_limits_hold_for_each_attempt(thinker, features, mask, answers):
     answers(LOOP, "x1y2z3" * 40, GOOD)
-    turn = thinker.generate(PROMPT, features, mask, max_new_tokens=14, guard=Guard(longest=5))
+    turn = thinker.generate(
+        PROMPT, features, mask, config={"guard": Guard(max_period=5)}, limits=Limits(max_new_tokens=14)
+    )
     assert len(turn.output_ids) == 14 and turn.cut_reason == "thought_tokens"
 
 
 def test_an_answer_cut_by_its_limit_is_not_malformed(thinker, features, mask, answers):
     answers("abcdefghijklmnop")
-    turn = thinker.generate(PROMPT, features, mask, max_new_tokens=5)
+    turn = thinker.generate(PROMPT, features, mask, limits=Limits(max_new_tokens=5))
     assert turn.rollbacks == 0 and turn.cut_reason == "thought_tokens"
 
 
 def test_masks_written_while_an_answer_is_thrown_away_still_count(thinker, features, mask, answers):
     answers(LOOP, GOOD)
     polls = iter([None, None, (mask.weights // 2).astype(np.int8)])
-    turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: next(polls, None))
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(update_masks=lambda: next(polls, None)))
     assert turn.rollbacks == 1 and turn.mask_updates == 1
 
 
@@ -242,8 +262,7 @@ def test_a_region_that_moves_has_the_answer_begun_anew(thinker, features, mask, 
         PROMPT,
         features,
         mask,
-        update_mask=lambda: next(polls, None),
-        on_text=lambda *said: heard.append(said),
+        callbacks=Callbacks(update_masks=lambda: next(polls, None), on_text=lambda *said: heard.append(said)),
     )
     assert (turn.action, turn.rollbacks, turn.mask_updates, turn.scale) == ("Pick up the red beaker.", 1, 1, 1.0)
     assert ("rollback", "the region moved") in heard and set(factors) == {1.0}
@@ -257,12 +276,13 @@ def test_the_new_answer_is_the_one_about_the_new_region(thinker, features, mask)
         PROMPT,
         features,
         mask,
-        alpha=3,
-        max_new_tokens=8,
-        guard=Guard(scales=(1.0,)),
-        update_mask=lambda: next(polls, None),
+        config={"alpha": 3, "guard": Guard(retry_scales=(1.0,))},
+        limits=Limits(max_new_tokens=8),
+        callbacks=Callbacks(update_masks=lambda: next(polls, None)),
     )
-    wanted = thinker.generate(PROMPT, features, mirrored(mask), alpha=3, max_new_tokens=8, guard=False)
+    wanted = thinker.generate(
+        PROMPT, features, mirrored(mask), config={"alpha": 3, "guard": "off"}, limits=Limits(max_new_tokens=8)
+    )
     assert turn.rollbacks == 1 and turn.output_ids == wanted.output_ids
 
 
@@ -272,17 +292,19 @@ def test_a_region_that_moves_a_little_is_carried_along(thinker, features, mask, 
     wider[:, 4:6] = 127
     for other in (wider, np.zeros_like(wider), (mask.weights // 2).astype(np.int8)):
         polls = iter([None, None, None, other])
-        turn = thinker.generate(PROMPT, features, mask, update_mask=lambda polls=polls: next(polls, None))
+        turn = thinker.generate(
+            PROMPT, features, mask, callbacks=Callbacks(update_masks=lambda polls=polls: next(polls, None))
+        )
         assert (turn.rollbacks, turn.mask_updates) == (0, 1)
     polls = iter([None, None, mask])  # the first mask of a turn moves nothing
-    turn = thinker.generate(PROMPT, features, update_mask=lambda: next(polls, None))
+    turn = thinker.generate(PROMPT, features, callbacks=Callbacks(update_masks=lambda: next(polls, None)))
     assert (turn.rollbacks, turn.mask_updates) == (0, 1)
 
 
 def test_a_region_that_appears_and_then_moves_is_followed(thinker, features, mask, answers):
     answers(GOOD, GOOD)
     polls = iter([None, mask, None, None, mirrored(mask)])
-    turn = thinker.generate(PROMPT, features, update_mask=lambda: next(polls, None))
+    turn = thinker.generate(PROMPT, features, callbacks=Callbacks(update_masks=lambda: next(polls, None)))
     assert (turn.rollbacks, turn.mask_updates) == (1, 2) and not warned(turn, "region moved on")
 
 
@@ -290,19 +312,21 @@ def test_a_region_that_never_rests_is_followed_three_times(thinker, features, ma
     begun = answers(GOOD, GOOD, GOOD, GOOD)
     flip = [mirrored(mask), mask]
     count = iter(range(10_000))
-    turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: flip[next(count) % 2])
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(update_masks=lambda: flip[next(count) % 2]))
     assert len(begun) == 4 and turn.rollbacks == 3 and turn.action == "Pick up the red beaker."
     polls = iter([mask, mirrored(mask)] * 4)
     answers(GOOD, GOOD, GOOD, GOOD)
-    turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: next(polls, None))
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(update_masks=lambda: next(polls, None)))
     assert turn.rollbacks == 3 and warned(turn, "region moved on")  # it rests where this answer does not look
 
 
-@pytest.mark.parametrize("settings", [{"guard": False}, {"guard": Guard(follow_moves=False)}, {"alpha": 0}])
+@pytest.mark.parametrize("settings", [{"guard": "off"}, {"guard": Guard(follow_moves=False)}, {"alpha": 0}])
 def test_moves_are_not_followed_when_not_asked_for(thinker, features, mask, answers, settings):
     answers(GOOD)
     polls = iter([None, None, mirrored(mask)])
-    turn = thinker.generate(PROMPT, features, mask, update_mask=lambda: next(polls, None), **settings)
+    turn = thinker.generate(
+        PROMPT, features, mask, config=settings, callbacks=Callbacks(update_masks=lambda: next(polls, None))
+    )
     assert (turn.rollbacks, turn.mask_updates) == (0, 1) and not warned(turn, "region moved on")
 
 
@@ -330,14 +354,14 @@ def test_a_whole_frame_has_nowhere_to_look_away_from(thinker, features, answers)
 
 def test_a_gate_that_never_opens_is_reported(thinker, features, mask, answers):
     answers(GOOD)
-    turn = thinker.generate(PROMPT, features, mask, gate="phases=act", max_new_tokens=3)
+    turn = thinker.generate(PROMPT, features, mask, config={"gate": "phases=act"}, limits=Limits(max_new_tokens=3))
     assert warned(turn, "focus never reached")[0].endswith(turn.unsteered_why)
 
 
-def test_a_model_that_is_sure_needs_no_focus(thinker, features, mask, monkeypatch):
+def test_a_model_that_is_confident_needs_no_focus(thinker, features, mask, monkeypatch):
     script(monkeypatch, thinker.tokenizer, GOOD, probability=0.99)
-    turn = thinker.generate(PROMPT, features, mask, schedule="prompt=0;sure=0.9")
-    assert not turn.steered and "sure of every token" in turn.unsteered_why
+    turn = thinker.generate(PROMPT, features, mask, config={"schedule": "prompt=0;confidence_threshold=0.9"})
+    assert not turn.steered and "confident of every token" in turn.unsteered_why
     assert not warned(turn, "focus never reached")
 
 
@@ -387,11 +411,13 @@ def test_words_are_content(answers, monkeypatch, features, mask):
     thinker = reasoner(bridged=False)
     monkeypatch.setattr(GreedyDecoder, "best", lambda self, scores=None: (thinker.tokenizer.eos_token_id, -0.7))
     regions = [("red beaker", (0, 0, 56, 112)), ("blue dish", (56, 0, 112, 112))]
-    turn = thinker.generate(PROMPT, features, mask, regions=regions, alpha=2, guard=Guard(scales=(1.0,)))
+    turn = thinker.generate(
+        PROMPT, features, mask, regions=regions, config={"alpha": 2, "guard": Guard(retry_scales=(1.0,))}
+    )
     assert turn.bridge == "text" and turn.steered and not warned(turn, "region")
 
 
-@pytest.mark.parametrize("guard", ["yes", 1, None])
+@pytest.mark.parametrize("guard", ["yes", 1, False])
 def test_bad_guards(thinker, features, mask, guard):
     with pytest.raises(ValueError, match="guard"):
-        thinker.generate(PROMPT, features, mask, guard=guard)
+        thinker.generate(PROMPT, features, mask, config={"guard": guard})

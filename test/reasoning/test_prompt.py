@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from steer_ros.models.tokenization import StreamDecoder, encode_plain, encode_template, render_template
-from steer_ros.reasoning.prompt import Layout, Region, embed, place_words
+from steer_ros.reasoning.prompt import PromptBuilder, Region, embed, place_words
 
 MARKS = [*R1_SPECIAL, *R1_PLAIN]
 
@@ -21,7 +21,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def layout(tokenizer):
-    return Layout(tokenizer)
+    return PromptBuilder(tokenizer)
 
 
 @pytest.mark.parametrize("mark", MARKS)
@@ -100,7 +100,7 @@ def test_frames_come_before_the_prompt(layout, tokenizer):
 def test_tokens_fill_their_spans():
     thinker, eyes = reasoner(), perceiver()
     frames = [torch.randn(4, eyes.hidden_size), torch.randn(6, eyes.hidden_size)]
-    context = thinker.layout.with_tokens("Go.", [4, 6])
+    context = thinker.prompts.with_tokens("Go.", [4, 6])
     embeds = embed(thinker.model, context, frames, thinker.bridge)
     table = thinker.model.get_input_embeddings()
     for (start, length), tokens in zip(context.spans, frames, strict=True):
@@ -123,7 +123,7 @@ def test_regions_are_listed(layout, tokenizer):
 def test_listing_is_split_as_a_whole():
     tokenizer = qwen_like()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    context = Layout(tokenizer).with_words("red?", [Region("red cube"), Region("red dish")])
+    context = PromptBuilder(tokenizer).with_words("red?", [Region("red cube"), Region("red dish")])
     whole = tokenizer("Objects in view: red cube; red dish.\nred?", add_special_tokens=False)["input_ids"]
     assert context.ids == whole
 

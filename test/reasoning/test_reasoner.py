@@ -4,10 +4,11 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny_models import R1_PLAIN, frame, left_mask, perceiver, reasoner, script
 
 from steer_ros.models.decoding import GreedyDecoder
-from steer_ros.reasoning import Reasoner
+from steer_ros.reasoning import Callbacks, Limits, Reasoner
 
 PROMPT = "Pick up one object."
 
@@ -36,7 +37,9 @@ def say(monkeypatch, thinker):
 def test_thought_and_action(thinker, features, say):
     say("I look at the red beaker.\n</think>\n\nPick up the red beaker.")
     heard = []
-    turn = thinker.generate(PROMPT, features, on_text=lambda phase, text: heard.append((phase, text)))
+    turn = thinker.generate(
+        PROMPT, features, callbacks=Callbacks(on_text=lambda phase, text: heard.append((phase, text)))
+    )
     assert turn.thought == "I look at the red beaker."
     assert turn.action == "Pick up the red beaker."
     assert not turn.cut_short and turn.cut_reason == ""
@@ -60,7 +63,7 @@ def test_a_bridge_says_what_it_was_not_made_for(thinker, features, say, monkeypa
     (warning,) = warnings_for(replace(features, model="Qwen/Other"))
     assert warning.startswith("another model: ") and "Qwen/Other" in warning
     (warning,) = warnings_for()
-    assert warning.startswith("no visual tokens: visual_context has no frame") and "someone/lab-vl" in warning
+    assert warning.startswith("no visual tokens: there is no frame") and "someone/lab-vl" in warning
     (warning,) = warnings_for(replace(features, tokens=features.tokens[:, :-1]))
     assert "wide, not" in warning
 
@@ -68,7 +71,7 @@ def test_a_bridge_says_what_it_was_not_made_for(thinker, features, say, monkeypa
 def test_characters_are_streamed_whole(thinker, features, say):
     say("naïve 🙂\n</think>\n\ntake 試験管 🙂")
     heard = []
-    turn = thinker.generate(PROMPT, features, on_text=lambda phase, text: heard.append(text))
+    turn = thinker.generate(PROMPT, features, callbacks=Callbacks(on_text=lambda phase, text: heard.append(text)))
     assert turn.thought == "naïve 🙂" and turn.action == "take 試験管 🙂"
     assert not any("\ufffd" in text for text in heard)
 
@@ -94,7 +97,7 @@ def test_an_empty_action(thinker, features, say):
 
 def test_a_thought_too_long_is_closed(thinker, features, say):
     say("x" * 40 + "Pick it up.")
-    turn = thinker.generate(PROMPT, features, max_thought_tokens=20, max_new_tokens=60)
+    turn = thinker.generate(PROMPT, features, limits=Limits(max_thought_tokens=20, max_new_tokens=60))
     assert turn.thought == "x" * 20
     assert turn.cut_short and turn.cut_reason == "thought_tokens"
     forced = thinker.tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
@@ -104,14 +107,14 @@ def test_a_thought_too_long_is_closed(thinker, features, say):
 
 def test_a_thought_that_ends_in_time_is_left_alone(thinker, features, say):
     say("x" * 20 + "</think>Go.")
-    turn = thinker.generate(PROMPT, features, max_thought_tokens=20)
+    turn = thinker.generate(PROMPT, features, limits=Limits(max_thought_tokens=20))
     assert (turn.thought, turn.action, turn.cut_short) == ("x" * 20, "Go.", False)
 
 
 @pytest.mark.parametrize(("limit", "reason"), [(5, "thought_tokens"), (12, "action_tokens")])
 def test_an_answer_too_long(thinker, features, say, limit, reason):
     say("abcdefg</think>" + "h" * 40)
-    turn = thinker.generate(PROMPT, features, max_new_tokens=limit)
+    turn = thinker.generate(PROMPT, features, limits=Limits(max_new_tokens=limit))
     assert len(turn.output_ids) == limit
     assert turn.cut_short and turn.cut_reason == reason
 
@@ -119,7 +122,7 @@ def test_an_answer_too_long(thinker, features, say, limit, reason):
 def test_the_models_own_limit_cuts(thinker, features, say, monkeypatch):
     monkeypatch.setattr(Reasoner, "max_length", 70)
     say("x" * 600)
-    turn = thinker.generate(PROMPT, features, max_new_tokens=10_000)
+    turn = thinker.generate(PROMPT, features, limits=Limits(max_new_tokens=10_000))
     assert len(turn.prompt_ids) + len(turn.output_ids) == 70 and turn.cut_short
 
 
@@ -132,16 +135,16 @@ def test_every_end_token_ends(thinker, features, say, end):
 
 def test_stopped_before_it_began(thinker, features, mask, monkeypatch):
     monkeypatch.setattr(GreedyDecoder, "prefill", None)  # would fail if it were called
-    turn = thinker.generate(PROMPT, features, mask, stop=lambda: "deadline")
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(stop=lambda: "deadline"))
     assert turn.cut_short and turn.cut_reason == "deadline"
     assert turn.output_ids == [] and turn.action == "" and not turn.steered
-    assert thinker._attachment._state.run is None
+    assert thinker._attachment._state.session is None
 
 
 def test_stopped_in_the_middle(thinker, features, mask, say):
     say("abcdefg</think>hijk")
     polls = iter([None] * 11)
-    turn = thinker.generate(PROMPT, features, mask, stop=lambda: next(polls, "canceled"))
+    turn = thinker.generate(PROMPT, features, mask, callbacks=Callbacks(stop=lambda: next(polls, "canceled")))
     assert turn.cut_short and turn.cut_reason == "canceled"
     assert len(turn.output_ids) == 11 and turn.thought == "abcdefg" and turn.action == "hij"
 
@@ -149,16 +152,16 @@ def test_stopped_in_the_middle(thinker, features, mask, say):
 def test_what_stop_raises_comes_through_and_the_next_turn_works(thinker, features, mask):
     polls = iter([None, None])
     with pytest.raises(StopIteration):
-        thinker.generate(PROMPT, features, mask, stop=lambda: next(polls))
+        thinker.generate(PROMPT, features, mask, callbacks=Callbacks(stop=lambda: next(polls)))
     with pytest.raises(ZeroDivisionError):
-        thinker.generate(PROMPT, features, mask, update_mask=lambda: 1 / 0)
-    assert thinker.generate(PROMPT, features, mask, max_new_tokens=2).steered
+        thinker.generate(PROMPT, features, mask, callbacks=Callbacks(update_masks=lambda: 1 / 0))
+    assert thinker.generate(PROMPT, features, mask, limits=Limits(max_new_tokens=2)).steered
 
 
 @pytest.mark.parametrize("mark", R1_PLAIN)
 def test_marks_in_the_prompt_are_text(thinker, features, mark):
-    turn = thinker.generate(f"Do {mark} now", features, max_new_tokens=1)
-    plain = thinker.generate("Do it now", features, max_new_tokens=1)
+    turn = thinker.generate(f"Do {mark} now", features, limits=Limits(max_new_tokens=1))
+    plain = thinker.generate("Do it now", features, limits=Limits(max_new_tokens=1))
     marks = set(thinker.tokenizer.get_added_vocab().values())
     assert [i for i in turn.prompt_ids if i in marks] == [i for i in plain.prompt_ids if i in marks]
     assert turn.spans == plain.spans
@@ -172,7 +175,7 @@ def test_prompts_that_are_none(thinker, features, prompt):
 
 
 def test_a_lone_surrogate_is_no_character(thinker, features):
-    assert thinker.generate("pick \ud800 up", features, max_new_tokens=1).prompt_ids
+    assert thinker.generate("pick \ud800 up", features, limits=Limits(max_new_tokens=1)).prompt_ids
 
 
 def test_a_prompt_too_long(thinker, features):
@@ -183,28 +186,56 @@ def test_a_prompt_too_long(thinker, features):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"),
-    [("law", "magic"), ("gate", "layers=9"), ("gate", "no"), ("max_new_tokens", 0), ("max_new_tokens", 2.5),
-     ("max_thought_tokens", -1), ("visual_context", "image"), ("visual_context", [None]), ("adaptive", 0.5),
-     ("adaptive", [[1.0]])],
+    ("arguments", "says"),
+    [({"config": {"law": "magic"}}, "law: 'magic'"), ({"config": {"gate": "layers=9"}}, "gate layers: 9"),
+     ({"config": {"gate": "no"}}, "gate: 'no'"), ({"config": {"mark": 0.5}}, "mark: is now setpoint"),
+     ({"config": {"colour": 1}}, "colour: no field"), ({"config": 2.0}, "config: float"),
+     ({"frames": "image"}, "frames: "), ({"frames": [None]}, "frames: "), ({"limits": 5}, "limits: int"),
+     ({"callbacks": print}, "callbacks: "), ({"alpha": "2"}, "alpha: '2'"),
+     ({"config": {"head_gains": torch.ones(1, 1)}}, r"head_gains: shape \[1, 1\]")],
 )  # fmt: skip
-def test_bad_settings(thinker, features, mask, argument, value):
-    arguments = {"prompt": PROMPT, "visual_context": features, "steering_mask": mask} | {argument: value}
-    with pytest.raises(ValueError, match=argument):
-        thinker.generate(**arguments)
+def test_bad_arguments_are_named(thinker, features, mask, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        thinker.generate(**({"prompt": PROMPT, "frames": features, "masks": mask} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [({"max_new_tokens": 0}, "max_new_tokens: 0"), ({"max_new_tokens": 2.5}, "max_new_tokens: 2.5"),
+     ({"max_new_tokens": None}, "max_new_tokens: None"), ({"max_thought_tokens": -1}, "max_thought_tokens: -1")],
+)  # fmt: skip
+def test_bad_limits_are_named(limits, says):
+    with pytest.raises(ValueError, match=says):
+        Limits(**limits)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("visual_context", "frames"), ("steering_mask", "masks"), ("mark", "setpoint"), ("law", "config"),
+     ("max_new_tokens", "Limits"), ("stop", "Callbacks"), ("update_mask", "update_masks"), ("adaptive", "head_gains")],
+)  # fmt: skip
+def test_old_arguments_are_refused_with_the_new_one_named(thinker, old, new):
+    with pytest.raises(TypeError, match=rf"no argument '{old}'; use .*{new}"):
+        thinker.generate(PROMPT, **{old: 1})
 
 
 def test_no_frame_at_all(thinker):
-    turn = thinker.generate(PROMPT, max_new_tokens=2)
+    turn = thinker.generate(PROMPT, limits=Limits(max_new_tokens=2))
     assert turn.spans == [] and not turn.steered
 
 
 def test_two_callers_take_turns(thinker, features, mask):
-    wanted = [thinker.generate(PROMPT, features, m, alpha=4, max_new_tokens=12).output_ids for m in (None, mask)]
+    wanted = [
+        thinker.generate(PROMPT, features, m, alpha=4, limits=Limits(max_new_tokens=12)).output_ids
+        for m in (None, mask)
+    ]
     found = {}
 
     def work(key, m):
-        found[key] = [thinker.generate(PROMPT, features, m, alpha=4, max_new_tokens=12).output_ids for _ in range(3)]
+        found[key] = [
+            thinker.generate(PROMPT, features, m, alpha=4, limits=Limits(max_new_tokens=12)).output_ids
+            for _ in range(3)
+        ]
 
     threads = [threading.Thread(target=work, args=pair) for pair in enumerate((None, mask))]
     for thread in threads:
@@ -215,12 +246,12 @@ def test_two_callers_take_turns(thinker, features, mask):
 
 
 def test_the_same_turn_twice(thinker, features, mask):
-    one, two = (thinker.generate(PROMPT, features, mask, max_new_tokens=12) for _ in range(2))
+    one, two = (thinker.generate(PROMPT, features, mask, limits=Limits(max_new_tokens=12)) for _ in range(2))
     assert (one.output_ids, one.focus_after) == (two.output_ids, two.focus_after)
 
 
 def test_a_model_that_opens_its_own_thought(thinker, features, say, monkeypatch):
-    monkeypatch.setattr(thinker.layout, "opens_thought", False)
+    monkeypatch.setattr(thinker.prompts, "opens_thought", False)
     say("<think>hm</think>Go.")
     turn = thinker.generate(PROMPT, features)
     assert (turn.thought, turn.action) == ("hm", "Go.")

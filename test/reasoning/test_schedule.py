@@ -7,6 +7,7 @@ from tiny_models import frame, left_mask, perceiver, reasoner
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steer_ros.models.decoding import GreedyDecoder
+from steer_ros.reasoning import Callbacks, Limits
 from steer_ros.reasoning.mask_inputs import as_masks, token_weights
 from steer_ros.reasoning.prompt import embed
 from steer_ros.steering import Span, SteeringField, make_law
@@ -44,7 +45,7 @@ def passes(monkeypatch):
 
     def step(self, embeds, position_ids):
         attachment = attachments[-1]
-        seen.append((embeds.shape[1], attachment.phase, round(attachment.factor, 6), self.length))
+        seen.append((embeds.shape[1], attachment.phase, round(attachment.strength_scale, 6), self.length))
         forward(self, embeds, position_ids)
 
     monkeypatch.setattr(Attachment, "steer", noted)
@@ -76,8 +77,16 @@ def scripted(monkeypatch, thinker, text):
     return ids
 
 
-def ask(thinker, features, mask, **settings):
-    return thinker.generate(PROMPT, features, mask, law=LAW, guard=False, **{"max_new_tokens": 6, **settings})
+def ask(thinker, features, mask, *, stop=None, measure_focus=True, schedule="constant", gate="all", **limits):
+    return thinker.generate(
+        PROMPT,
+        features,
+        mask,
+        config={"law": LAW, "guard": "off", "schedule": schedule, "gate": gate},
+        limits=Limits(**{"max_new_tokens": 6, **limits}),
+        callbacks=Callbacks(stop=stop),
+        measure_focus=measure_focus,
+    )
 
 
 def test_factors_follow_phase_and_token(thinker, features, mask, passes, monkeypatch):
@@ -93,9 +102,9 @@ def test_factors_follow_phase_and_token(thinker, features, mask, passes, monkeyp
         (1, "act", round(0.8 * decay[4], 6), rows + 3),
         (1, "act", round(0.8 * decay[5], 6), rows + 4),
     ]
-    assert turn.schedule == "prompt=0.5;act=0.8;half_life=2;floor=0.1"
+    assert str(turn.config.schedule) == "prompt=0.5;act=0.8;half_life=2;floor=0.1"
     assert turn.steered_tokens == len(turn.output_ids) == 6
-    assert thinker._attachment.factor == 1.0
+    assert thinker._attachment.strength_scale == 1.0
 
 
 def test_a_phase_left_alone_is_plain(thinker, features, mask, monkeypatch):
@@ -104,33 +113,33 @@ def test_a_phase_left_alone_is_plain(thinker, features, mask, monkeypatch):
     assert turn.steered_tokens == 2  # b and </think>, chosen after a and b were read
     turn = ask(thinker, features, mask, schedule="prompt=0;think=0;act=0", max_new_tokens=20)
     assert turn.steered_tokens == 0 and not turn.steered
-    assert turn.focus_before is None and "factor 0" in turn.unsteered_why
+    assert turn.focus_before is None and "scale 0" in turn.unsteered_why
 
 
 def test_a_schedule_of_nothing_is_the_plain_answer(thinker, features, mask):
-    plain = thinker.generate(PROMPT, features, max_new_tokens=12)
+    plain = thinker.generate(PROMPT, features, limits=Limits(max_new_tokens=12))
     none = ask(thinker, features, mask, schedule="prompt=0;think=0;act=0", max_new_tokens=12)
     assert none.output_ids == plain.output_ids
 
 
 def logits_of(thinker, features, mask, factors):
     """The logits of each row when pass i runs at factors[i]; the prompt's last row is a pass of its own."""
-    context = thinker.layout.with_tokens(PROMPT, [16])
+    context = thinker.prompts.with_tokens(PROMPT, [16])
     embeds = embed(thinker.model, context, [features.tokens], thinker.bridge)
     weights = token_weights(as_masks(mask, features, [features]), [features])
     field = SteeringField([Span(*span) for span in context.spans], weights)
     attachment, decoder, found = thinker._attachment, GreedyDecoder(thinker.model), []
     with torch.no_grad(), attachment.steer(field, LAW):
-        attachment.factor = factors[0]
+        attachment.strength_scale = factors[0]
         decoder.prefill(embeds[:, :-1])
-        for index, factor in enumerate(factors[1:]):
-            attachment.factor = factor
+        for index, strength_scale in enumerate(factors[1:]):
+            attachment.strength_scale = strength_scale
             if index:
                 decoder.feed(int(found[-1].argmax()))
             else:
                 decoder.extend(embeds[:, -1:])
             found.append(decoder._logits)
-    attachment.factor = 1.0
+    attachment.strength_scale = 1.0
     return torch.stack(found)
 
 
@@ -146,9 +155,9 @@ def test_sure_tokens_are_left_alone_and_unsure_ones_run_again(thinker, features,
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
     # `best` is not asked after the prompt's first rows, so the count is that of the passes after it.
-    turn = ask(thinker, features, mask, schedule="prompt=0.5;sure=0.9", max_new_tokens=4)
+    turn = ask(thinker, features, mask, schedule="prompt=0.5;confidence_threshold=0.9", max_new_tokens=4)
     rows = len(turn.prompt_ids)
-    assert [(n, factor, before) for n, _, factor, before in passes] == [
+    assert [(n, strength_scale, before) for n, _, strength_scale, before in passes] == [
         (rows - 1, 0.5, 0),
         (1, 0.0, rows - 1),
         (1, 0.5, rows - 1),
@@ -166,14 +175,14 @@ def test_sure_tokens_are_left_alone_and_unsure_ones_run_again(thinker, features,
 
 def test_always_sure_is_plain_but_for_the_prompt(thinker, features, mask, monkeypatch):
     confident(monkeypatch, lambda count: 1.0)
-    turn = ask(thinker, features, mask, schedule="sure=0.5", max_new_tokens=5)
+    turn = ask(thinker, features, mask, schedule="confidence_threshold=0.5", max_new_tokens=5)
     assert turn.steered_tokens == 0 and turn.steered  # the prompt's other rows were
-    turn = ask(thinker, features, mask, schedule="prompt=0;sure=0.5", max_new_tokens=5)
-    assert turn.output_ids == thinker.generate(PROMPT, features, max_new_tokens=5).output_ids
+    turn = ask(thinker, features, mask, schedule="prompt=0;confidence_threshold=0.5", max_new_tokens=5)
+    assert turn.output_ids == thinker.generate(PROMPT, features, limits=Limits(max_new_tokens=5)).output_ids
 
 
 def test_never_sure_is_steered_throughout(thinker, features, mask):
-    gated = ask(thinker, features, mask, schedule="sure=1", max_new_tokens=8)
+    gated = ask(thinker, features, mask, schedule="confidence_threshold=1", max_new_tokens=8)
     constant = ask(thinker, features, mask, max_new_tokens=8)
     assert gated.output_ids == constant.output_ids
     assert gated.steered_tokens == constant.steered_tokens == 8
@@ -184,13 +193,19 @@ def test_never_sure_is_steered_throughout(thinker, features, mask):
 
 def test_no_pass_is_run_twice_where_nothing_would_be_steered(thinker, features, mask, passes, monkeypatch):
     confident(monkeypatch, lambda count: 0.1)
-    ask(thinker, features, mask, schedule="sure=0.9", gate="phases=act", max_new_tokens=4)
+    ask(thinker, features, mask, schedule="confidence_threshold=0.9", gate="phases=act", max_new_tokens=4)
     assert len(passes) == 4
     passes.clear()
-    thinker.generate(PROMPT, features, mask, alpha=0, schedule="sure=0.9", max_new_tokens=4)
+    thinker.generate(
+        PROMPT,
+        features,
+        mask,
+        config={"alpha": 0, "schedule": "confidence_threshold=0.9"},
+        limits=Limits(max_new_tokens=4),
+    )
     assert len(passes) == 4
     passes.clear()
-    ask(thinker, features, np.zeros((8, 8), np.int8), schedule="sure=0.9", max_new_tokens=4)
+    ask(thinker, features, np.zeros((8, 8), np.int8), schedule="confidence_threshold=0.9", max_new_tokens=4)
     assert len(passes) == 4
 
 
@@ -201,7 +216,7 @@ def test_a_forced_end_of_the_thought_was_not_chosen_by_steering(thinker, feature
     assert turn.steered_tokens == len(turn.output_ids) - len(forced)
 
 
-@pytest.mark.parametrize("schedule", ["", "act=2", "sure=0", "never", 3])
+@pytest.mark.parametrize("schedule", ["", "act=2", "confidence_threshold=0", "sure=0.9", "never", 3])
 def test_bad_schedules_are_refused(thinker, features, mask, schedule):
     with pytest.raises(ValueError, match="schedule"):
         ask(thinker, features, mask, schedule=schedule)
@@ -210,7 +225,7 @@ def test_bad_schedules_are_refused(thinker, features, mask, schedule):
 def test_stop_is_asked_once_a_token(thinker, features, mask, monkeypatch):
     confident(monkeypatch, lambda count: 0.1)
     asked = []
-    turn = ask(thinker, features, mask, schedule="sure=0.9", stop=lambda: asked.append(1))
+    turn = ask(thinker, features, mask, schedule="confidence_threshold=0.9", stop=lambda: asked.append(1))
     assert len(turn.output_ids) == 6 and len(asked) == 6
 
 
@@ -239,7 +254,7 @@ def test_a_row_taken_back_leaves_no_trace():
 
 def test_every_token_is_plausible_at_the_tiniest_part(thinker, features, mask):
     free = ask(thinker, features, mask, schedule="constant")
-    assert ask(thinker, features, mask, schedule="plausible=1e-30").output_ids == free.output_ids
+    assert ask(thinker, features, mask, schedule="plausibility=1e-30").output_ids == free.output_ids
 
 
 def test_no_implausible_token_is_said(thinker, features, mask, monkeypatch):
@@ -255,7 +270,7 @@ def test_no_implausible_token_is_said(thinker, features, mask, monkeypatch):
         return token, logprob
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
-    turn = ask(thinker, features, mask, schedule=f"plausible={part}")
+    turn = ask(thinker, features, mask, schedule=f"plausibility={part}")
     assert turn.steered_tokens == len(turn.output_ids) == len(seen)
 
 
@@ -275,13 +290,13 @@ def test_contrast_weighs_what_steering_does_to_the_logits(thinker, features, mas
         return token, logprob
 
     monkeypatch.setattr(GreedyDecoder, "best", told)
-    turn = ask(thinker, features, mask, schedule=f"contrast={contrast}")
+    turn = ask(thinker, features, mask, schedule=f"guidance={contrast}")
     assert turn.steered_tokens == len(turn.output_ids) == len(plain)
 
 
 def test_a_choice_does_not_wait_for_the_device(thinker, features):
     """Each value that Python reads on the way to the token would be one more wait, at every token."""
-    context = thinker.layout.with_tokens(PROMPT, [16])
+    context = thinker.prompts.with_tokens(PROMPT, [16])
     decoder, read = GreedyDecoder(thinker.model), []
 
     class Watch(TorchDispatchMode):
@@ -300,4 +315,4 @@ def test_a_choice_does_not_wait_for_the_device(thinker, features):
 
 def test_a_tiny_contrast_is_none(thinker, features, mask):
     free = ask(thinker, features, mask, schedule="constant")
-    assert ask(thinker, features, mask, schedule="contrast=1e-30").output_ids == free.output_ids
+    assert ask(thinker, features, mask, schedule="guidance=1e-30").output_ids == free.output_ids

@@ -298,11 +298,11 @@ def test_compiled_generation_steers_each_layer_as_itself(qwen):
     assert compiled_counts == counts == [5, 5]
 
 
-@pytest.mark.parametrize("watched", [False, True])
-def test_rows_that_do_not_see_the_region_have_no_part_in_the_focus(qwen, watched):
+@pytest.mark.parametrize("measured", [False, True])
+def test_rows_that_do_not_see_the_region_have_no_part_in_the_focus(qwen, measured):
     spans = [Span(5, 8), Span(20, 8)]
     mask = SteeringField(spans, [np.zeros(8, np.int8), weights(8, range(2, 5))])
-    regions = [[np.ones(8, bool), np.ones(8, bool)]] if watched else None
+    regions = [[np.ones(8, bool), np.ones(8, bool)]] if measured else None
     options = {"measure_focus": "rows", "regions": regions}
     with torch.no_grad(), attach(qwen) as a, a.steer(mask, make_law("conserving", 4), **options) as report:
         qwen(IDS)
@@ -314,7 +314,7 @@ def test_under_autocast_a_model_is_steered_in_the_dtype_that_it_computes_in(qwen
     with torch.no_grad(), attach(qwen) as attachment, torch.autocast("cpu", dtype=torch.bfloat16):
         plain = prefill_and_decode(qwen)
         logits = []
-        for law in (make_law("additive", 0), make_law("target", mark=0.6)):
+        for law in (make_law("additive", 0), make_law("target", setpoint=0.6)):
             for impl in ("sdpa", "reference"):
                 mask = SteeringField([SPAN], np.maximum(weights(), 0))
                 with attachment.steer(mask, law, measure_focus=True, impl=impl) as report:

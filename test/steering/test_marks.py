@@ -9,8 +9,8 @@ from steer_ros.steering import Span, SteeringField, attach, make_law
 
 pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
 LAWS = (
-    make_law("share", mark=0.9),
-    make_law("target", mark=0.6),
+    make_law("share", setpoint=0.9),
+    make_law("target", setpoint=0.6),
     make_law("share", 2, 0.5),
     make_law("target", 1, 0.3),
 )
@@ -51,7 +51,7 @@ def test_specification_and_fast_path_write_the_same_text(name, law):
     assert (logits[0] - plain)[:, -1].abs().max() > 0.05
     assert {r.steered_rows for r in reports} == {15 + 7}
     if law.name == "target":
-        assert all(r.focus_after == pytest.approx(law.mark, abs=1e-5) for r in reports)
+        assert all(r.focus_after == pytest.approx(law.setpoint, abs=1e-5) for r in reports)
 
 
 @pytest.mark.parametrize("law", LAWS[:2], ids=lambda law: law.name)
@@ -65,16 +65,16 @@ def test_the_mark_is_hit_in_every_head_and_row(qwen, law):
     for rows in report.rows:
         region, of_v = rows.values[:, 1:, :, 1, 0], rows.values[:, 1:, :, 1, 1]
         if law.name == "target":
-            assert torch.allclose(region, torch.full_like(region, law.mark), atol=1e-3)
+            assert torch.allclose(region, torch.full_like(region, law.setpoint), atol=1e-3)
         else:
             assert torch.allclose(of_v, rows.values[:, 1:, :, 0, 1], atol=1e-5)  # V keeps its total
-            assert torch.all(region / of_v > law.mark - 1e-3)
+            assert torch.all(region / of_v > law.setpoint - 1e-3)
         assert torch.equal(rows.before[:, 0], rows.after[:, 0])  # the gate leaves head 0 alone
 
 
 def test_share_below_what_the_region_has_changes_nothing(qwen):
     plain = prefill_and_decode(qwen)
-    with attach(qwen) as attachment, attachment.steer(field(), make_law("share", mark=0.0)) as report:
+    with attach(qwen) as attachment, attachment.steer(field(), make_law("share", setpoint=0.0)) as report:
         logits = prefill_and_decode(qwen)
     assert report.attention_calls == 3 * 4
     assert torch.allclose(logits, plain, atol=1e-4)

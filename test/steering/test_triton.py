@@ -19,7 +19,12 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning"),
 ]
-LAWS = (make_law("additive", 3), make_law("conserving", 4), make_law("share", mark=0.9), make_law("target", mark=0.5))
+LAWS = (
+    make_law("additive", 3),
+    make_law("conserving", 4),
+    make_law("share", setpoint=0.9),
+    make_law("target", setpoint=0.5),
+)
 IDS = IDS.to(DEVICE)
 
 

@@ -104,7 +104,7 @@ class BatchDecoder:
             if self.attachment is not None:
                 self.attachment.phase = "think"
             if schedule is not None:
-                self.attachment.factor = 1.0
+                self.attachment.strength_scale = 1.0
         return [self._text(ids) for ids in written]
 
     def _step(
@@ -121,26 +121,34 @@ class BatchDecoder:
         everyone = list(range(len(feed)))
         if self.attachment is not None:
             self.attachment.phase = phase
-        factor = 1.0 if schedule is None else schedule.factor(phase if count else "prompt", count)
+        strength_scale = 1.0 if schedule is None else schedule.strength_scale(phase if count else "prompt", count)
         if schedule is not None:
-            self.attachment.factor = factor
-        if schedule is None or not schedule.asks_plain or not factor:
+            self.attachment.strength_scale = strength_scale
+        if schedule is None or not schedule.asks_plain or not strength_scale:
             yield everyone, cache, best_of(self._forward(cache, feed, rope=rope))
             return
         if len(feed[0]) > 1:  # the last row is the one that decides, as in reasoning/generation.py
             self._forward(cache, [ids[:-1] for ids in feed], rope=rope)
         last = [ids[-1:] for ids in feed]
-        self.attachment.factor = 0.0
+        self.attachment.strength_scale = 0.0
         plain = self._forward(cache, last, rope=rope)
         likely = plain.softmax(-1).amax(-1).tolist()
-        unsure = [place for place in everyone if schedule.sure is None or likely[place] < schedule.sure]
-        sure = sorted(set(everyone) - set(unsure))
-        own = pick(cache, unsure) if sure and unsure else cache
-        if sure:
-            yield sure, pick(cache, sure) if unsure else cache, best_of(plain[sure])
+        unsure = [
+            place
+            for place in everyone
+            if schedule.confidence_threshold is None or likely[place] < schedule.confidence_threshold
+        ]
+        confidence_threshold = sorted(set(everyone) - set(unsure))
+        own = pick(cache, unsure) if confidence_threshold and unsure else cache
+        if confidence_threshold:
+            yield (
+                confidence_threshold,
+                pick(cache, confidence_threshold) if unsure else cache,
+                best_of(plain[confidence_threshold]),
+            )
         if unsure:
             own.crop(-1)
-            self.attachment.factor = factor
+            self.attachment.strength_scale = strength_scale
             steered = self._forward(own, [last[place] for place in unsure], rope=rope)
             yield unsure, own, best_of(chosen_by(steered, plain[unsure], schedule))
 

@@ -11,7 +11,7 @@ import torch
 
 from ...perception import Perceiver
 from ...reasoning import Reasoner
-from .steering_setup import Setting, default_setting, override
+from .steering_setup import SteeringSetup, default_setup, override
 
 PERCEPTION, REASONING = "builtin:lab-vl", "builtin:lab-r1"
 
@@ -34,7 +34,7 @@ class EvalConfig:
     data: a folder of foreign scenes (see cases.py) or of a published set; None: what the suite makes itself.
     perception, reasoning: model names; None: the suite's own default.
     setting: how is steered; None: the model's default with `overrides`.
-    overrides: of law, alpha, mark, gate, schedule; see `steering_setup.override`.
+    overrides: fields of the setup's SteeringConfig.
     kind: of a published set in `data`: vqav2, gqa or pope; None: told from its files.
     progress: called with one line now and then.
     parallel: whether scenes may be shared out to two processes.
@@ -45,7 +45,7 @@ class EvalConfig:
     data: Path | None = None
     perception: str | None = None
     reasoning: str | None = None
-    setting: Setting | None = None
+    setup: SteeringSetup | None = None
     overrides: Mapping[str, object] = field(default_factory=dict)
     kind: str | None = None
     progress: Callable[[str], None] = to_stderr
@@ -61,14 +61,14 @@ class EvalConfig:
         """The reasoner, loaded at the first call."""
         return self._load(Reasoner, self.reasoning or default)
 
-    def setting_for(self, reasoner: Reasoner, untuned: Setting | None = None) -> Setting:
+    def setup_for(self, reasoner: Reasoner, untuned: SteeringSetup | None = None) -> SteeringSetup:
         """The setting under test: the one given, or the model's default, with the overrides.
 
         untuned: the default for a model without a steering.json; None: conserving, alpha 2.
         """
-        if untuned is None or reasoner.tuned is not None:
-            untuned = default_setting(reasoner)
-        return override(self.setting or untuned, self.overrides)
+        if untuned is None or reasoner.steering_file is not None:
+            untuned = default_setup(reasoner)
+        return override(self.setup or untuned, self.overrides)
 
     def size(self, default: int) -> int:
         """The limit, or the suite's default."""

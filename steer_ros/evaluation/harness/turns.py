@@ -1,4 +1,4 @@
-"""One question to the reasoner under a setting, and the same while the region moves."""
+"""One question to the reasoner under a setup, and the same while the region moves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from ...models import VisualFeatures
-from ...reasoning import Reasoner, Turn
+from ...reasoning import Callbacks, Limits, Reasoner, Turn
 from ...reasoning.prompt import TOKEN
 from .answer_grammar import mentions
-from .steering_setup import Setting
+from .steering_setup import SteeringSetup
 
 LONGEST = 48  # tokens of an answer; the longest right one has fewer than 30
 
@@ -20,17 +20,17 @@ def ask(
     reasoner: Reasoner,
     features: VisualFeatures,
     prompt: str,
-    setting: Setting,
+    setup: SteeringSetup,
     weights: np.ndarray | None,
     **more: object,
 ) -> Turn:
-    """One turn, steered to weights int8 [rows, cols] as the setting says; None asks unsteered."""
+    """One turn, steered to weights int8 [rows, cols] as the setup says; None asks unsteered."""
     return reasoner.generate(
         prompt,
         features,
-        max_new_tokens=LONGEST,
-        measure_focus=setting.guard,  # which a guard needs to see attention collapse
-        **setting.arguments(weights),
+        limits=Limits(max_new_tokens=LONGEST),
+        measure_focus=setup.config.guard is not None,  # which a guard needs to see attention collapse
+        **setup.arguments(weights),
         **more,
     )
 
@@ -39,7 +39,7 @@ def ask_switching(
     reasoner: Reasoner,
     features: VisualFeatures,
     prompt: str,
-    setting: Setting,
+    setup: SteeringSetup,
     first: np.ndarray,
     second: np.ndarray,
     due: Callable[[int, str], bool],
@@ -67,9 +67,9 @@ def ask_switching(
         if switched or not due(written, "".join(thought)):
             return None
         switched = True
-        return setting.mask(second)
+        return setup.mask(second)
 
-    turn = ask(reasoner, features, prompt, setting, first, on_text=listen, update_mask=update)
+    turn = ask(reasoner, features, prompt, setup, first, callbacks=Callbacks(on_text=listen, update_masks=update))
     return turn, switched
 
 

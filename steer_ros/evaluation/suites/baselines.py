@@ -17,9 +17,9 @@ from ...models import VisualFeatures
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...regions.boxes import Box
-from ...steering import Gate
+from ...steering import Gate, SteeringConfig, make_law
 from ..harness.cases import Case
-from ..harness.steering_setup import UNSTEERED, Setting, discovered_heads, law_of, random_heads
+from ..harness.steering_setup import UNSTEERED, SteeringSetup, discovered_heads, random_heads
 
 SATURATED = 16.0  # e^16: where a head looks at the region at all, it looks nowhere else in the frame
 PASTA = math.log(100.0)  # PASTA's own: the attention paid to the rest is multiplied by 0.01
@@ -55,19 +55,19 @@ class Method:
     """
 
     name: str
-    setting: Setting = UNSTEERED
+    setup: SteeringSetup = UNSTEERED
     frame: str = "whole"
     words: bool = False
     context: float = CONTEXT
     strengths: tuple[float, ...] = ()
 
     def at(self, strength: float) -> Method:
-        """The method at one of its strengths: alpha, the mark of a law that has one, or a context."""
+        """The method at one of its strengths: alpha, the setpoint of a law that has one, or a context."""
         if self.frame != "whole":
             return replace(self, context=strength, strengths=())
-        law = self.setting.law
-        law = law_of(law.name, law.alpha, strength) if law.marked else law_of(law.name, strength)
-        return replace(self, setting=replace(self.setting, law=law), strengths=())
+        number = "setpoint" if self.setup.config.law.has_setpoint else "alpha"
+        config = self.setup.config.override(**{number: strength})
+        return replace(self, setup=replace(self.setup, config=config), strengths=())
 
     def prompt(self, text: str, case: Case, target: VisibleObject) -> str:
         """What is asked: the text, or the text after the region's place in words."""
@@ -84,23 +84,25 @@ class Method:
 
     def weights(self, case: Case, target: VisibleObject) -> np.ndarray | None:
         """The region's weights, for a method that steers."""
-        return case.weights(target) if self.setting.steers else None
+        return case.weights(target) if self.setup.steers else None
 
 
-def methods(reasoner: Reasoner, ours: Setting) -> list[Method]:
+def methods(reasoner: Reasoner, ours: SteeringSetup) -> list[Method]:
     """All that are compared, ours last. Without discovered heads, random ones stand alone."""
     heads = discovered_heads(reasoner)
     few = random_heads(reasoner, len(heads) or RANDOM_HEADS)
     saturated = (4.0, 8.0, SATURATED)
     steered = [
-        Method("additive", _setting("additive", 2.0)),
-        Method("additive_tuned", _setting("additive", 2.0), strengths=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
-        Method("gaze_heads", _setting("additive", SATURATED, heads), strengths=saturated),
-        Method("gaze_heads_tuned", _setting("additive", 2.0, heads), strengths=(1.0, 1.5, 2.0, 3.0)),
-        Method("random_heads", _setting("additive", SATURATED, few), strengths=saturated),
-        Method("pasta", replace(_setting("additive", PASTA), weights="rest"), strengths=(1.0, 2.0, 3.0, PASTA)),
+        Method("additive", _setup("additive", 2.0)),
+        Method("additive_tuned", _setup("additive", 2.0), strengths=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
+        Method("gaze_heads", _setup("additive", SATURATED, heads), strengths=saturated),
+        Method("gaze_heads_tuned", _setup("additive", 2.0, heads), strengths=(1.0, 1.5, 2.0, 3.0)),
+        Method("random_heads", _setup("additive", SATURATED, few), strengths=saturated),
+        Method("pasta", replace(_setup("additive", PASTA), weights="rest"), strengths=(1.0, 2.0, 3.0, PASTA)),
         Method(
-            "spotlight", Setting("target", law_of("target", 0.0, 0.1), guard=False), strengths=(0.02, 0.05, 0.1, 0.3)
+            "spotlight",
+            SteeringSetup("target", SteeringConfig(make_law("target", 0.0, 0.1), guard=None)),
+            strengths=(0.02, 0.05, 0.1, 0.3),
         ),
     ]
     return [
@@ -143,5 +145,6 @@ def drawn(image: np.ndarray, box: Box) -> np.ndarray:
     return copy
 
 
-def _setting(law: str, alpha: float, heads: tuple[tuple[int, int], ...] = ()) -> Setting:
-    return Setting(law, law_of(law, alpha), Gate(pairs=heads) if heads else None, guard=False)
+def _setup(law: str, alpha: float, heads: tuple[tuple[int, int], ...] = ()) -> SteeringSetup:
+    gate = Gate(pairs=heads) if heads else Gate()
+    return SteeringSetup(law, SteeringConfig(make_law(law, alpha), gate, guard=None))

@@ -26,7 +26,7 @@ from ...lab.seeds import COMPARE_SEEDS, COMPARE_TUNING_SEEDS
 from ...models import resolve
 from ...perception import Perceiver
 from ...reasoning import Reasoner, Turn
-from ...steering.config import fingerprint
+from ...steering.steering_file import fingerprint
 from ..harness.answer_grammar import NAMING, exact_match, first_mention, malformed
 from ..harness.cases import Case, cases, check
 from ..harness.eval_config import PERCEPTION, REASONING, EvalConfig
@@ -57,7 +57,7 @@ MEASURES = {
     "turn_ms": ("milliseconds a question, encoding a frame of the method's own included", False),
 }
 KEYS = {f"<method>.{measure}": text for measure, (text, _) in MEASURES.items()} | {
-    "<method>.strength": "alpha, mark or context that the tuning scenes chose (low and high: the range tried)"
+    "<method>.strength": "alpha, setpoint or context that the tuning scenes chose (low and high: the range tried)"
 }
 
 
@@ -65,7 +65,7 @@ def run(options: EvalConfig) -> dict[str, Row]:
     """Ask all and judge. Keys: ``<method>.<measure>``, see KEYS; `baselines.methods` names the methods."""
     check(options, SCENES)
     reasoner = options.reasoner()
-    candidates = methods(reasoner, options.setting_for(reasoner))
+    candidates = methods(reasoner, options.setup_for(reasoner))
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     if kept["models"] == pair(options):
         tuning = kept["tried"]
@@ -127,7 +127,7 @@ def tune(options: EvalConfig, index: int, of: int) -> Results:
     """The tuning scenes, every of-th from `index` on: each method at each of its strengths."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
     results, count = Results(), options.size(TUNING_SCENES)
-    candidates = [m for m in methods(reasoner, options.setting_for(reasoner)) if m.strengths]
+    candidates = [m for m in methods(reasoner, options.setup_for(reasoner)) if m.strengths]
     for case in cases(perceiver, COMPARE_TUNING_SEEDS.start, count, names=2, part=(index, of)):
         prompts = {kind: str(case.rng(SALT).choice(OPEN[kind])) for kind in NAMING}
         for number, target in enumerate(case.objects):
@@ -171,7 +171,7 @@ def compare(perceiver: Perceiver, reasoner: Reasoner, case: Case, chosen: list[M
             if other is not None:
                 turn = _ask(perceiver, reasoner, method, case, target, other[1].prompt, results)
                 results.add(f"{name}.off_region", turn.action.strip() in other[2], case.scene)
-            if method.setting.steers and number % 4 < 2:  # both kinds, half of the objects
+            if method.setup.steers and number % 4 < 2:  # both kinds, half of the objects
                 _range(reasoner, method, case, target, kind, prompts[kind], hit, results)
 
 
@@ -201,8 +201,8 @@ def _range(
     """The same question at five strengths; `hit` is what the middle one gave."""
     for number, step in enumerate(STEPS):
         if step != 1.0:
-            setting = scaled(method.setting, step, MEAN_AREA)
-            turn = ask(reasoner, case.features, prompt, setting, case.weights(target))
+            setup = scaled(method.setup, step, MEAN_AREA)
+            turn = ask(reasoner, case.features, prompt, setup, case.weights(target))
             results.add(f"{method.name}.range4x_{number + 1}", exact_match(kind, turn, target), case.scene)
         else:
             results.add(f"{method.name}.range4x_{number + 1}", hit, case.scene)
@@ -220,7 +220,7 @@ def _ask(
     """One question to one method, timed from the frame that it needs to the answer."""
     started = time.perf_counter()
     features = method.features(perceiver, case, target)
-    turn = ask(reasoner, features, method.prompt(text, case, target), method.setting, method.weights(case, target))
+    turn = ask(reasoner, features, method.prompt(text, case, target), method.setup, method.weights(case, target))
     results.add(f"{method.name}.turn_ms", (time.perf_counter() - started) * 1e3, case.scene)
     return turn
 
@@ -229,7 +229,7 @@ def main() -> int:
     """Choose the strengths of the built-in pair's methods anew, and keep what was counted."""
     options = EvalConfig(limit=KEPT_SCENES)
     reasoner = options.reasoner()
-    candidates = methods(reasoner, options.setting_for(reasoner))
+    candidates = methods(reasoner, options.setup_for(reasoner))
     found = counted(candidates, run_parallel(options, tune, KEPT_SCENES))
     KEPT.write_text(json.dumps({"models": pair(options), "tried": found}, indent=1) + "\n", encoding="utf-8")
     for method in choose(candidates, found)[1].items():

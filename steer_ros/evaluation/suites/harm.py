@@ -25,7 +25,7 @@ from ..harness.cases import Case, cases, check
 from ..harness.eval_config import EvalConfig
 from ..harness.intervals import Row, bootstrap
 from ..harness.results import Results, run_parallel
-from ..harness.steering_setup import UNSTEERED, Setting, law_of
+from ..harness.steering_setup import UNSTEERED, SteeringSetup
 from ..harness.turns import ask
 from .refer import absent_near
 
@@ -69,10 +69,10 @@ def run(options: EvalConfig) -> dict[str, Row]:
 def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
+    setup, results, count = options.setup_for(reasoner), Results(), options.size(SCENES)
     first = options.first_seed(HARM_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        harm(reasoner, case, setting, results)
+        harm(reasoner, case, setup, results)
         if done % 5 == 0:
             options.progress(f"harm: {done * of} of {count} scenes")
     return results
@@ -88,13 +88,13 @@ def latency_ratio(results: Results) -> Row:
     )
 
 
-def harm(reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> None:
+def harm(reasoner: Reasoner, case: Case, setup: SteeringSetup, results: Results) -> None:
     """All questions about one scene."""
     rng = case.rng(SALT)
     for index, target in enumerate(case.objects):
         weights = case.weights(target)
         for number, (kind, question, right) in enumerate(off_region(case.objects, target, rng)):
-            asked = [("steered", setting, weights), ("unsteered", UNSTEERED, None)]
+            asked = [("steered", setup, weights), ("unsteered", UNSTEERED, None)]
             turns = {}
             for how, with_, region in asked if (index + number) % 2 else reversed(asked):
                 turns[how] = ask(reasoner, case.features, question.prompt, with_, region)
@@ -112,8 +112,8 @@ def harm(reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> 
                     results.add(f"recall{suffix}", action == "Yes.", case.scene)
                 if kind == "exists" and action == "Yes.":
                     results.add(f"precision{suffix}", question.action == "Yes.", case.scene)
-        if index == 0 and setting.steers:
-            for how, region in extremes(case, target, setting):
+        if index == 0 and setup.steers:
+            for how, region in extremes(case, target, setup):
                 turn = ask(reasoner, case.features, OPEN["pick"][0], how, region)
                 results.add("extreme_malformed", malformed("pick", turn), case.scene)
 
@@ -137,14 +137,13 @@ def off_region(
         yield "exists", question, {question.action}
 
 
-def extremes(case: Case, target: VisibleObject, setting: Setting) -> Iterator[tuple[Setting, np.ndarray]]:
-    """(setting, weights) at the edge of sense."""
+def extremes(case: Case, target: VisibleObject, setup: SteeringSetup) -> Iterator[tuple[SteeringSetup, np.ndarray]]:
+    """(setup, weights) at the edge of sense."""
     width, height = case.features.frame_size
     side = (width / case.features.grid.token_cols, height / case.features.grid.token_rows)
-    yield setting, case.weights((0.0, 0.0, float(width), float(height)))
+    yield setup, case.weights((0.0, 0.0, float(width), float(height)))
     row, col = case.features.grid.token_rows // 2, case.features.grid.token_cols // 2
-    yield setting, case.weights((col * side[0], row * side[1], (col + 1) * side[0], (row + 1) * side[1]))
-    yield setting, case.weights((width - 1.5 * side[0], height - 1.5 * side[1], width + 40.0, height + 40.0))
-    law = setting.law
-    strong = law_of(law.name, STRONG, law.mark)
-    yield replace(setting, law=strong), case.weights(target)
+    yield setup, case.weights((col * side[0], row * side[1], (col + 1) * side[0], (row + 1) * side[1]))
+    yield setup, case.weights((width - 1.5 * side[0], height - 1.5 * side[1], width + 40.0, height + 40.0))
+    strong = replace(setup.config, law=replace(setup.config.law, alpha=STRONG))
+    yield replace(setup, config=strong), case.weights(target)

@@ -40,7 +40,7 @@ from ..harness.cases import Case, cases, check
 from ..harness.eval_config import EvalConfig
 from ..harness.intervals import Row, worst
 from ..harness.results import Results, run_parallel
-from ..harness.steering_setup import STEPS, UNSTEERED, Setting, scaled
+from ..harness.steering_setup import STEPS, UNSTEERED, SteeringSetup, scaled
 from ..harness.turns import after_tokens, ask, ask_switching, named_one, opening_tokens
 
 SALT = 1
@@ -84,16 +84,16 @@ def run(options: EvalConfig) -> dict[str, Row]:
 def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
+    setup, results, count = options.setup_for(reasoner), Results(), options.size(SCENES)
     first = options.first_seed(REDIRECT_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        redirect(perceiver, reasoner, case, setting, results)
+        redirect(perceiver, reasoner, case, setup, results)
         if done % 5 == 0:
             options.progress(f"redirect: {done * of} of {count} scenes")
     return results
 
 
-def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> None:
+def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setup: SteeringSetup, results: Results) -> None:
     """All questions about one scene."""
     features, scene, rng = case.features, case.scene, case.rng(SALT)
     prompts = {kind: str(rng.choice(OPEN[kind])) for kind in KINDS}
@@ -104,7 +104,7 @@ def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Sett
         weights = case.weights(target)
         right = {}
         for kind in KINDS:
-            turn = ask(reasoner, features, prompts[kind], setting, weights)
+            turn = ask(reasoner, features, prompts[kind], setup, weights)
             right[kind] = exact_match(kind, turn, target)
             results.add(f"whole_{kind}", right[kind], scene)
             if kind == "describe":
@@ -117,20 +117,20 @@ def redirect(perceiver: Perceiver, reasoner: Reasoner, case: Case, setting: Sett
         elsewhere = case.weights(case.elsewhere(target, rng))
         results.add(
             "wrong_region",
-            exact_match("pick", ask(reasoner, features, prompts["pick"], setting, elsewhere), target),
+            exact_match("pick", ask(reasoner, features, prompts["pick"], setup, elsewhere), target),
             scene,
         )
-        _perceived(perceiver, reasoner, case, target, prompts["pick"], setting, results)
-        if not setting.steers:
+        _perceived(perceiver, reasoner, case, target, prompts["pick"], setup, results)
+        if not setup.steers:
             continue
         kind = NAMING[index % len(NAMING)]
         for number, step in enumerate(STEPS):
             hit = right[kind]
             if step != 1.0:
-                turn = ask(reasoner, features, prompts[kind], scaled(setting, step, MEAN_AREA), weights)
+                turn = ask(reasoner, features, prompts[kind], scaled(setup, step, MEAN_AREA), weights)
                 hit = exact_match(kind, turn, target)
             results.add(f"range4x_{number + 1}", hit, scene)
-        _switches(reasoner, case, target, kind, prompts[kind], setting, rng, results)
+        _switches(reasoner, case, target, kind, prompts[kind], setup, rng, results)
 
 
 def _perceived(
@@ -139,7 +139,7 @@ def _perceived(
     case: Case,
     target: VisibleObject,
     prompt: str,
-    setting: Setting,
+    setup: SteeringSetup,
     results: Results,
 ) -> None:
     """The same with the region from perception: the first box that it grounds for the object's name."""
@@ -147,7 +147,7 @@ def _perceived(
     same = [case.box(obj) for obj in case.objects if obj.name == target.name]
     results.add("perceived_found", bool(found) and any(iou(found[0].box, box) >= 0.5 for box in same), case.scene)
     weights = case.weights(found[0].box) if found else None
-    turn = ask(reasoner, case.features, prompt, setting, weights)
+    turn = ask(reasoner, case.features, prompt, setup, weights)
     results.add("perceived", exact_match("pick", turn, target), case.scene)
 
 
@@ -157,7 +157,7 @@ def _switches(
     target: VisibleObject,
     kind: str,
     prompt: str,
-    setting: Setting,
+    setup: SteeringSetup,
     rng: np.random.Generator,
     results: Results,
 ) -> None:
@@ -166,12 +166,18 @@ def _switches(
     if other is None:
         return
     first, second = case.weights(target), case.weights(other)
-    turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, named_one)
+    turn, switched = ask_switching(reasoner, case.features, prompt, setup, first, second, named_one)
     results.add("switch_followed", switched and action_matches(kind, turn, other), case.scene)
     turn, switched = ask_switching(
-        reasoner, case.features, prompt, replace(setting, guard=False), first, second, named_one
+        reasoner,
+        case.features,
+        prompt,
+        replace(setup, config=replace(setup.config, guard=None)),
+        first,
+        second,
+        named_one,
     )
     results.add("switch_unguarded", switched and action_matches(kind, turn, other), case.scene)
     due = after_tokens(int(rng.integers(1, opening_tokens(reasoner, OPENING) + 1)))
-    turn, switched = ask_switching(reasoner, case.features, prompt, setting, first, second, due)
+    turn, switched = ask_switching(reasoner, case.features, prompt, setup, first, second, due)
     results.add("switch_early", switched and exact_match(kind, turn, other), case.scene)

@@ -23,7 +23,7 @@ from ..harness.cases import Case, cases, check
 from ..harness.eval_config import EvalConfig
 from ..harness.intervals import Row
 from ..harness.results import Results, run_parallel
-from ..harness.steering_setup import UNSTEERED, Setting
+from ..harness.steering_setup import UNSTEERED, SteeringSetup
 from ..harness.turns import ask
 
 SALT = 2
@@ -55,16 +55,16 @@ def run(options: EvalConfig) -> dict[str, Row]:
 def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, results, count = options.setting_for(reasoner), Results(), options.size(SCENES)
+    setup, results, count = options.setup_for(reasoner), Results(), options.size(SCENES)
     first = options.first_seed(REFER_SEEDS.start)
     for done, case in enumerate(cases(perceiver, first, count, options.data, names=2, part=(index, of)), 1):
-        refer(reasoner, case, setting, results)
+        refer(reasoner, case, setup, results)
         if done % 5 == 0:
             options.progress(f"refer: {done * of} of {count} scenes")
     return results
 
 
-def refer(reasoner: Reasoner, case: Case, setting: Setting, results: Results) -> None:
+def refer(reasoner: Reasoner, case: Case, setup: SteeringSetup, results: Results) -> None:
     """All questions about one scene."""
     rng = case.rng(SALT)
     prompts = {what: str(rng.choice(OPEN[kind])) for what, kind in ASKED.items()}
@@ -72,13 +72,13 @@ def refer(reasoner: Reasoner, case: Case, setting: Setting, results: Results) ->
     for target in case.objects:
         weights, elsewhere = case.weights(target), case.weights(case.elsewhere(target, rng))
         for what, prompt in prompts.items():
-            hit = named(what, ask(reasoner, case.features, prompt, setting, weights), target)
+            hit = named(what, ask(reasoner, case.features, prompt, setup, weights), target)
             results.add("naming", hit, case.scene)
             results.add(f"naming_{what}", hit, case.scene)
             results.add("naming_unsteered", named(what, plain[what], target), case.scene)
-            other = ask(reasoner, case.features, prompt, setting, elsewhere)
+            other = ask(reasoner, case.features, prompt, setup, elsewhere)
             results.add("naming_random_region", named(what, other, target), case.scene)
-        _yes_no(reasoner, case, target, weights, elsewhere, setting, rng, results)
+        _yes_no(reasoner, case, target, weights, elsewhere, setup, rng, results)
 
 
 def named(what: str, turn: Turn, target: VisibleObject) -> bool:
@@ -94,7 +94,7 @@ def _yes_no(
     target: VisibleObject,
     weights: np.ndarray,
     elsewhere: np.ndarray,
-    setting: Setting,
+    setup: SteeringSetup,
     rng: np.random.Generator,
     results: Results,
 ) -> None:
@@ -104,9 +104,9 @@ def _yes_no(
         return
     question = exists_answer(thing, [target] if there else [])
     for key, how, region in (
-        ("", setting, weights),
+        ("", setup, weights),
         ("_unsteered", UNSTEERED, None),
-        ("_random_region", setting, elsewhere),
+        ("_random_region", setup, elsewhere),
     ):
         action = ask(reasoner, case.features, question.prompt, how, region).action.strip()
         results.add(f"yes_no{key}", action == question.action, case.scene)
@@ -114,7 +114,7 @@ def _yes_no(
     others = [obj.name for obj in case.objects if obj.name != target.name]
     if others:
         prompt = exists_answer(str(rng.choice(others)), [target]).prompt
-        action = ask(reasoner, case.features, prompt, setting, weights).action.strip()
+        action = ask(reasoner, case.features, prompt, setup, weights).action.strip()
         results.add("elsewhere_no", action == "No.", case.scene)
 
 

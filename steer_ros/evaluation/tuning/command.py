@@ -12,7 +12,7 @@ from ...models.loading import ModelLoadError, resolve
 from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...steering import UnsteerableModelError
-from ...steering.config import FILE, TunedError
+from ...steering.steering_file import FILE, SteeringFileError
 from ..harness.eval_config import PERCEPTION, REASONING
 from ..harness.optional_packages import MissingPackageError
 
@@ -29,7 +29,7 @@ PARTS = {  # part -> its module: add_arguments(parser) and tune(perceiver, reaso
         "each head's strength for a language model that is steered to words",
     ),
 }
-ERRORS = (ValueError, OSError, MissingPackageError, ModelLoadError, TunedError, UnsteerableModelError)
+ERRORS = (ValueError, OSError, MissingPackageError, ModelLoadError, SteeringFileError, UnsteerableModelError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """`steer-ros tune strength`: train the network that sets each head's strength, and try it against what there is.
 
 The model is frozen. On tuning scenes the right whole answer about the region's object is read under the conserving law
-with the network's strengths, through the model's own gate and with its schedule's factors, and its loss goes back
+with the network's strengths, through the model's own gate and with its schedule's scales, and its loss goes back
 through the law into the network. Nothing else is learnt. (What a schedule makes of a plain pass, sure, plausible and
 contrast, is left out of the learning, not of the judging.)
 
@@ -33,13 +33,13 @@ from ...reasoning import Reasoner
 from ...reasoning.prompt import embed
 from ...regions.mask import pool_to_tokens
 from ...steering import Gate, make_law
-from ...steering.config import Tuned, load_tuned, save_tuned
-from ...steering.head_gains import StrengthNet, head_features, learnable_attention
+from ...steering.head_gains import HeadGainNet, head_features, learnable_attention
 from ...steering.schedule import Schedule
+from ...steering.steering_file import SteeringFile, load_steering_file, save_steering_file
 from ..harness.answer_grammar import NAMING
 from ..harness.cases import Case, cases
 from ..harness.intervals import difference
-from ..harness.steering_setup import Setting
+from ..harness.steering_setup import SteeringSetup
 from ..harness.turns import must_see
 from .alpha import CURVE, hits_right, share_right
 from .attention_override import override_attention
@@ -76,23 +76,25 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     """
     started = time.perf_counter()
     target = args.out or folder
-    before = load_tuned(target, weights=folder) or load_tuned(folder) or Tuned(make_law("conserving"))
+    before = load_steering_file(target, weights=folder) or load_steering_file(folder) or SteeringFile()
 
-    def setting(alpha: float) -> Setting:  # gate and schedule are the model's own, for all
-        return Setting("strength", make_law("conserving", alpha), before.gate, before.schedule, guard=False)
+    plain = replace(before.config, guard=None)
 
-    own = Setting("own", before.law, before.gate, before.schedule, strength=before.strength, guard=False)
+    def setup(alpha: float) -> SteeringSetup:  # gate and schedule are the model's own, for all
+        return SteeringSetup("strength", replace(plain, law=make_law("conserving", alpha), head_gains=None))
+
+    own = SteeringSetup("own", plain)
     seen = list(cases(perceiver, GAIN_NETWORK_SEEDS.start, args.scenes, names=2))
-    net = train(reasoner, seen, args.steps, args.seed, before.gate, before.schedule)
-    fixed = best_of({alpha: share_right(reasoner, seen, setting(alpha)) for alpha in CURVE})
+    net = train(reasoner, seen, args.steps, args.seed, plain.gate, plain.schedule)
+    fixed = best_of({alpha: share_right(reasoner, seen, setup(alpha)) for alpha in CURVE})
     judged = list(cases(perceiver, GAIN_NETWORK_JUDGED_SEEDS.start, args.judged, names=2))
     hits = {
-        "fixed": hits_right(reasoner, judged, setting(fixed)),
+        "fixed": hits_right(reasoner, judged, setup(fixed)),
         "own": hits_right(reasoner, judged, own),
-        "adaptive": hits_right(reasoner, judged, replace(setting(1.0), strength=net)),
+        "network": hits_right(reasoner, judged, SteeringSetup("network", replace(setup(1.0).config, head_gains=net))),
     }
     scenes = [case.scene for case in judged for _ in NAMING]
-    gains = {name: difference(hits["adaptive"], hits[name], scenes) for name in ("fixed", "own")}
+    gains = {name: difference(hits["network"], hits[name], scenes) for name in ("fixed", "own")}
     rows: dict[str, object] = {
         "fixed_alpha": fixed,
         **{name: sum(found) / len(found) for name, found in hits.items()},
@@ -103,17 +105,17 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     }
     better = all(row["low"] > 0 for row in gains.values())
     said = (
-        f"steer-ros tune strength: adaptive {rows['adaptive']:.1%}, fixed alpha {fixed:g} {rows['fixed']:.1%}, the "
+        f"steer-ros tune strength: network {rows['network']:.1%}, fixed alpha {fixed:g} {rows['fixed']:.1%}, the "
         f"model's own setting {rows['own']:.1%} of whole answers right on {args.judged} scenes: "
         f"{'kept' if better else 'not told to be better, so the own setting stays'}"
     )
     print(said)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    tuned = replace(before, found={**before.found, "strength": said})
+    tuned = replace(before, provenance={**before.provenance, "strength": said})
     if better:
-        tuned = replace(tuned, law=make_law("conserving", 1.0), strength=net)
-    print(save_tuned(target, tuned, weights=folder))
+        tuned = replace(tuned, config=replace(before.config, law=make_law("conserving", 1.0), head_gains=net))
+    print(save_steering_file(target, tuned, weights=folder))
     return rows
 
 
@@ -130,14 +132,14 @@ def train(
     seed: int,
     gate: Gate | None = None,
     schedule: Schedule | None = None,
-) -> StrengthNet:
+) -> HeadGainNet:
     """A network trained on the right answers about the objects of these scenes, read through a gate with a schedule's
-    factors: where the model is, but left on the CPU."""
+    scales: where the model is, but left on the CPU."""
     gate, schedule = gate or Gate(), schedule or Schedule()
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = StrengthNet().to(reasoner.device)
+        net = HeadGainNet().to(reasoner.device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
     pace = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     lessons = [lesson for case in seen for lesson in lessons_of(reasoner, case)]
@@ -164,7 +166,7 @@ def lessons_of(reasoner: Reasoner, case: Case) -> Iterator[Lesson]:
     for index, target in enumerate(case.objects):
         must_see(reasoner, case.features)
         kind = NAMING[index % len(NAMING)]
-        context = reasoner.layout.with_tokens(str(rng.choice(OPEN[kind])), [int(case.features.tokens.shape[0])])
+        context = reasoner.prompts.with_tokens(str(rng.choice(OPEN[kind])), [int(case.features.tokens.shape[0])])
         answer = f"{open_thought(kind, target)}\n</think>\n\n{open_action(kind, target)}{tokenizer.eos_token}"
         ids = torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids, device=reasoner.device)
         before = embed(reasoner.model, context, [case.features.tokens], reasoner.bridge)
@@ -173,7 +175,7 @@ def lessons_of(reasoner: Reasoner, case: Case) -> Iterator[Lesson]:
         yield Lesson(torch.cat([before, table(ids[None, :-1])], 1), ids, context.spans[0][0], weights)
 
 
-def loss_of(reasoner: Reasoner, net: StrengthNet, lesson: Lesson, gate: Gate, schedule: Schedule) -> Tensor:
+def loss_of(reasoner: Reasoner, net: HeadGainNet, lesson: Lesson, gate: Gate, schedule: Schedule) -> Tensor:
     """Next-token loss of the answer, read under the law with the network's strengths."""
     with learning(reasoner, net, lesson, gate, schedule):
         logits = reasoner.model(inputs_embeds=lesson.embeds, use_cache=False, logits_to_keep=len(lesson.answer)).logits
@@ -183,18 +185,18 @@ def loss_of(reasoner: Reasoner, net: StrengthNet, lesson: Lesson, gate: Gate, sc
 def runs_of(reasoner: Reasoner, lesson: Lesson, gate: Gate, schedule: Schedule) -> list[tuple[int, int, float]]:
     """Rows [first, last) of a lesson that have the same part of the strength, and that part; as a turn has them."""
     context, answer = lesson.embeds.shape[1] - len(lesson.answer) + 1, lesson.answer.tolist()
-    think_end = reasoner.layout.think_end
+    think_end = reasoner.prompts.think_end
     ends = answer.index(think_end) if think_end in answer else len(answer)
     phases = ["think"] * context + ["think" if i < ends else "act" for i in range(len(answer) - 1)]
-    factors = [schedule.factor("prompt", 0)] * context
-    factors += [schedule.factor(phase, n) for n, phase in enumerate(phases[context:], 1)]
-    factors = [factor if phase in gate.phases else 0.0 for factor, phase in zip(factors, phases, strict=True)]
-    edges = [0, *(i for i in range(1, len(factors)) if factors[i] != factors[i - 1]), len(factors)]
-    return [(first, last, factors[first]) for first, last in pairwise(edges)]
+    scales = [schedule.strength_scale("prompt", 0)] * context
+    scales += [schedule.strength_scale(phase, n) for n, phase in enumerate(phases[context:], 1)]
+    scales = [part if phase in gate.phases else 0.0 for part, phase in zip(scales, phases, strict=True)]
+    edges = [0, *(i for i in range(1, len(scales)) if scales[i] != scales[i - 1]), len(scales)]
+    return [(first, last, scales[first]) for first, last in pairwise(edges)]
 
 
 @contextmanager
-def learning(reasoner: Reasoner, net: StrengthNet, lesson: Lesson, gate: Gate, schedule: Schedule) -> Iterator[None]:
+def learning(reasoner: Reasoner, net: HeadGainNet, lesson: Lesson, gate: Gate, schedule: Schedule) -> Iterator[None]:
     """The model's attention as the law has it, differentiable in the network's parameters."""
     layers = reasoner.attachment.num_layers
     visual = torch.ones_like(lesson.weights, dtype=torch.bool)
@@ -210,9 +212,9 @@ def learning(reasoner: Reasoner, net: StrengthNet, lesson: Lesson, gate: Gate, s
         alpha = alpha * table[module.layer_idx]
         pieces = [
             learnable_attention(
-                q[:, :, a:b], k[:, :, :b], v[:, :, :b], lesson.weights, lesson.start, alpha * factor, scale
+                q[:, :, a:b], k[:, :, :b], v[:, :, :b], lesson.weights, lesson.start, alpha * part, scale
             )
-            for a, b, factor in runs
+            for a, b, part in runs
         ]
         return torch.cat(pieces, 1), None
 

@@ -22,8 +22,8 @@ from ...perception import Perceiver
 from ...reasoning import Reasoner
 from ...reasoning.prompt import embed
 from ...regions.mask import box_weights, pool_to_tokens
-from ...steering import Gate, Span, make_law
-from ...steering.config import Tuned, load_tuned, save_tuned
+from ...steering import Gate, Span
+from ...steering.steering_file import SteeringFile, load_steering_file, save_steering_file
 from ..harness.cases import SUFFIXES, cases
 from ..harness.steering_setup import random_heads
 from ..harness.turns import must_see
@@ -65,7 +65,7 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     rows = controls(reasoner, more or probes, pairs)
     rows["seconds"] = time.perf_counter() - started
     print_scores(scores, pairs, rows)
-    before = load_tuned(args.out or folder, weights=folder) or load_tuned(folder) or Tuned(make_law("conserving"))
+    before = load_steering_file(args.out or folder, weights=folder) or load_steering_file(folder) or SteeringFile()
     said = (
         f"steer-ros tune heads: {len(pairs)} of {scores.numel()} heads have {args.part:.0%} of the effect; together "
         f"{rows['chosen']:.2f} nats on {'other' if more else 'the same'} frames, as many at random "
@@ -74,12 +74,13 @@ def tune(perceiver: Perceiver, reasoner: Reasoner, folder: Path, args: argparse.
     print(said)
     heads = Gate(pairs=pairs)
     # A setting that `tune alpha` found has been judged with the gate that it has; it may try these heads next.
-    gate = before.gate if "alpha" in before.found else heads
-    tuned = replace(before, gate=gate, heads=heads, found={**before.found, "heads": said})
+    gate = before.config.gate if "alpha" in before.provenance else heads
+    provenance = {**before.provenance, "heads": said}
+    tuned = SteeringFile(replace(before.config, gate=gate), provenance, heads)
     if args.json:
         measured = {**rows, "heads": [f"{layer}.{head}" for layer, head in pairs], "scores": scores.tolist()}
         args.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    print(save_tuned(args.out or folder, tuned, weights=folder))
+    print(save_steering_file(args.out or folder, tuned, weights=folder))
     return rows
 
 
@@ -103,8 +104,8 @@ def frames(perceiver: Perceiver, photos: Path | None, count: int, passed: int = 
 def probe_of(reasoner: Reasoner, features: VisualFeatures, prompt: str) -> Probe:
     """A frame's question with the answer that the model gives unsteered; its quarters are the regions."""
     must_see(reasoner, features)
-    turn = reasoner.generate(prompt, features, measure_focus=False, guard=False)
-    context = reasoner.layout.with_tokens(prompt, [int(features.tokens.shape[0])])
+    turn = reasoner.generate(prompt, features, config={"guard": "off"}, measure_focus=False)
+    context = reasoner.prompts.with_tokens(prompt, [int(features.tokens.shape[0])])
     embeds = embed(reasoner.model, context, [features.tokens], reasoner.bridge)
     written = torch.tensor([turn.output_ids[:-1]], dtype=torch.long, device=embeds.device)
     embeds = torch.cat([embeds, reasoner.model.get_input_embeddings()(written)], 1)

@@ -24,17 +24,17 @@ from ...commands.arguments import whole_number
 from ...lab.seeds import TEXT_GAINS_JUDGED_SEED, TEXT_GAINS_SEED
 from ...models.tokenization import encode_plain
 from ...steering import make_law
-from ...steering.config import Tuned, load_tuned, save_tuned
 from ...steering.head_gains import learnable_attention
-from ...steering.schedule import as_schedule, chosen_by
+from ...steering.schedule import chosen_by
+from ...steering.steering_file import SteeringFile, load_steering_file, save_steering_file
 from ..harness.batch_decoder import pick
 from ..harness.eval_config import EvalConfig
 from ..harness.optional_packages import restart_with_optional
 from ..harness.results import Results
-from ..harness.steering_setup import Setting
+from ..harness.steering_setup import SteeringSetup
 from ..suites.text.model import FULL, Reading, TextModel, all_threads
-from ..suites.text.prompts import TUNING, Kind, Prompt, draw_prompts
-from ..suites.text.suite import SETTING, Batch, batches, judge_begun, model_of, optional_modules
+from ..suites.text.prompts import TUNING, FactPrompt, Kind, draw_prompts
+from ..suites.text.suite import SETUP, Batch, batches, judge_begun, model_of, optional_modules
 from .attention_override import override_attention
 
 BATCH = 12
@@ -69,36 +69,36 @@ def tune(args: argparse.Namespace) -> dict[str, object]:
     all_threads()
     model, weights, home = model_of(options)
     home = args.out or home
-    before = load_tuned(home, weights=weights)  # a wrong one is told before minutes of work
+    before = load_steering_file(home, weights=weights)  # a wrong one is told before minutes of work
     halves = TUNING[::2], TUNING[1::2]
     fixed, learnt = Results(), Results()
     for taught, judged in (halves, halves[::-1]):
         gains = learn(model, taught, args.prompts, args.steps, args.seed)
-        for results, setting in ((fixed, SETTING), (learnt, setting_of(gains))):
-            judge(model, judged, args.prompts, setting, results)
+        for results, setup in ((fixed, SETUP), (learnt, setup_of(gains))):
+            judge(model, judged, args.prompts, setup, results)
     rows: dict[str, object] = {"fixed": fixed.share("steered"), "learnt": learnt.share("steered")}
     better = rows["learnt"]["value"] > rows["fixed"]["value"]
     said = (
         f"steer-ros tune text: {rows['learnt']['value']:.1%} of {rows['learnt']['n']} answers name the fact that is "
-        f"steered to, on kinds of prompts that did not teach; with {SETTING} {rows['fixed']['value']:.1%}: "
+        f"steered to, on kinds of prompts that did not teach; with {SETUP} {rows['fixed']['value']:.1%}: "
         f"{'kept' if better else 'not better, so not used'}"
     )
     print(said)
     if better:
-        best = setting_of(learn(model, TUNING, args.prompts, args.steps, args.seed))
-        tuned = Tuned(best.law, schedule=as_schedule(best.schedule), strength=best.strength, found={"text": said})
+        best = setup_of(learn(model, TUNING, args.prompts, args.steps, args.seed))
+        tuned = SteeringFile(best.config, {"text": said})
         if before is not None:
-            tuned = replace(tuned, found={**before.found, "text": said}, heads=before.heads)
-        print(save_tuned(home, tuned, weights=weights))
+            tuned = replace(tuned, provenance={**before.provenance, "text": said}, heads=before.heads)
+        print(save_steering_file(home, tuned, weights=weights))
     rows["seconds"] = time.perf_counter() - started
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return rows
 
 
-def setting_of(gains: Tensor) -> Setting:
+def setup_of(gains: Tensor) -> SteeringSetup:
     """How a model with these strengths is steered."""
-    return Setting("ours", make_law("conserving", 1.0), schedule=SETTING.schedule, strength=gains)
+    return SteeringSetup("ours", replace(SETUP.config, law=make_law("conserving", 1.0), head_gains=gains))
 
 
 def learn(model: TextModel, kinds: Sequence[Kind], prompts: int, steps: int, seed: int) -> Tensor:
@@ -159,17 +159,17 @@ def loss_of(model: TextModel, batch: Batch, reading: Reading, targets: Sequence[
         plain = model.logits(pick(reading.cache, rows), ids, longest)
     with override_attention(model.model, attend):
         steered = model.logits(pick(reading.cache, rows), ids, longest)
-    schedule, wanted = as_schedule(SETTING.schedule), wanted.flatten()
+    schedule, wanted = SETUP.config.schedule, wanted.flatten()
     steered, plain = steered.flatten(0, 1), plain.flatten(0, 1)
     chosen = chosen_by(steered, plain, schedule)
     return (F.cross_entropy(steered, wanted) + F.cross_entropy(chosen, wanted)) / 2
 
 
-def judge(model: TextModel, kinds: Sequence[Kind], prompts: int, setting: Setting, results: Results) -> None:
+def judge(model: TextModel, kinds: Sequence[Kind], prompts: int, setup: SteeringSetup, results: Results) -> None:
     """Answers begun for the model, every fact of each prompt in turn, as suite text judges them."""
     for batch in batches(model, _drawn(kinds, prompts, TEXT_GAINS_JUDGED_SEED)):
-        judge_begun(model, batch, model.read(batch.laid), setting, results)
+        judge_begun(model, batch, model.read(batch.laid), setup, results)
 
 
-def _drawn(kinds: Sequence[Kind], prompts: int, seed: int) -> list[Prompt]:
+def _drawn(kinds: Sequence[Kind], prompts: int, seed: int) -> list[FactPrompt]:
     return draw_prompts(kinds, prompts * len(kinds), seed)

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha",
         type=real_number(-MAX_ALPHA, MAX_ALPHA),
-        help="strength of the steered run (default: the node's own)",
+        help="alpha of the steered run (default: the model's own)",
     )
     parser.add_argument("--perception", default="builtin:lab-vl", help="vision-language model")
     parser.add_argument("--reasoning", default="builtin:lab-r1", help="reasoner")
@@ -72,13 +72,13 @@ def _demo(args: argparse.Namespace) -> int:
     began = time.monotonic()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    alpha = default_alpha() if args.alpha is None else args.alpha
+    alpha = "model" if args.alpha is None else args.alpha
     plan = make_plan(out / "bag", args.seed, frames=args.frames, scenes=args.scenes, objects=args.objects)
     print(f'{len(plan.truth.frames)} frames of {args.scenes} scenes in {plan.bag}; the instruction is "{INSTRUCTION}"')
     runs: dict[str, list[dict[str, Any]]] = {}
     with Stage(out, perception=args.perception, reasoning=args.reasoning, timeout=args.timeout) as stage:
         for name, strength in zip(RUNS, (0.0, alpha)):
-            print(f"\n{name}, alpha {strength:g}\n{HEADING}", flush=True)
+            print(f"\n{name}, alpha {strength}\n{HEADING}", flush=True)
             runs[name] = []
             for turn in stage.run(plan, plan.script(strength), name):
                 runs[name].append(turn)
@@ -96,13 +96,6 @@ def _demo(args: argparse.Namespace) -> int:
     for name in RUNS:
         print(f"{name}: {share(judge(plan, runs[name])):.1f}%")
     return 0
-
-
-def default_alpha() -> float:
-    """The strength that the reasoning node has by itself."""
-    from ...nodes.parameter_specs import REASONING
-
-    return next(float(spec.default) for spec in REASONING if spec.name == "steering.alpha")
 
 
 def check_alike(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> None:

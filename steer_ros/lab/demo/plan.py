@@ -44,10 +44,10 @@ class DemoPlan:
     truth: BagTruth
     parts: tuple[Part, ...]
 
-    def script(self, alpha: float) -> list[dict[str, Any]]:
+    def script(self, alpha: float | str) -> list[dict[str, Any]]:
         """The script of a run of that strength; the scripts of two runs differ only in the value of one step."""
         start = self.parts[0].stamps[0]
-        strength = {"stamp_ns": start, "node": "reasoning", "parameter": "steering.alpha", "value": float(alpha)}
+        strength = {"stamp_ns": start, "node": "reasoning", "parameter": "steering.alpha", "value": alpha}
         said = {"stamp_ns": start, "node": "reasoning", "parameter": "instruction", "value": INSTRUCTION}
         look_for = [
             {"stamp_ns": part.stamps[0], "node": "perception", "parameter": "look_for", "value": part.look_for}

@@ -16,19 +16,21 @@ import numpy as np
 from ....lab.seeds import VQA_SEED
 from ....models.features import VisualFeatures
 from ....perception import Perceiver
-from ....reasoning import Reasoner
+from ....reasoning import Limits, Reasoner
 from ....regions.mask import Mask, box_weights
-from ....steering import make_law
+from ....steering import SteeringConfig
 from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row, difference, share
-from ...harness.steering_setup import UNSTEERED, Setting
+from ...harness.steering_setup import UNSTEERED, SteeringSetup
 from .data import COLOURS, SHAPES, Mosaic, Tile, VqaQuestion, draw_mosaic, load_tiles
 
 PERCEPTION, REASONING = "builtin:vqa-vl", "builtin:vqa-r1"
 QUESTIONS = 500  # the suite's own size
 LONGEST = 32  # tokens of an answer; a right one has up to 20
-SETTING = Setting(
-    "ours", make_law("conserving", 6.0), schedule="sure=0.9", description="conserving, where the model is not sure"
+SETUP = SteeringSetup(
+    "ours",
+    SteeringConfig.parse({"law": "conserving", "alpha": 6.0, "schedule": "confidence_threshold=0.9"}),
+    "conserving, where the model is in doubt",
 )
 ANSWERS = frozenset(("yes", "no", *COLOURS, *SHAPES))
 
@@ -77,14 +79,18 @@ def tile_mask(features: VisualFeatures, mosaic: Mosaic, index: int) -> Mask:
 class Judge:
     """Asks the models and says what came of it."""
 
-    def __init__(self, perceiver: Perceiver, reasoner: Reasoner, setting: Setting):
-        self.perceiver, self.reasoner, self.setting = perceiver, reasoner, setting
+    def __init__(self, perceiver: Perceiver, reasoner: Reasoner, setup: SteeringSetup):
+        self.perceiver, self.reasoner, self.setup = perceiver, reasoner, setup
 
     def ask(self, question: VqaQuestion, features: VisualFeatures, mask: Mask | None = None) -> tuple[str, str, bool]:
         """Action and thought of one greedy turn, and whether it is whole; steered to `mask` if there is one."""
-        setting = UNSTEERED if mask is None else self.setting
+        setup = UNSTEERED if mask is None else self.setup
         turn = self.reasoner.generate(
-            question.text, features, max_new_tokens=LONGEST, measure_focus=False, **setting.arguments(mask)
+            question.text,
+            features,
+            limits=Limits(max_new_tokens=LONGEST),
+            measure_focus=False,
+            **setup.arguments(mask),
         )
         return turn.action.strip(), turn.thought, not turn.cut_short
 
@@ -148,5 +154,5 @@ def run(options: EvalConfig) -> dict[str, Row]:
     tiles = load_tiles("test")
     seed = options.first_seed(VQA_SEED)
     asked = draw_tile_questions(tiles, options.size(QUESTIONS), seed)
-    judge = Judge(perceiver, reasoner, options.setting_for(reasoner, untuned=SETTING))
+    judge = Judge(perceiver, reasoner, options.setup_for(reasoner, untuned=SETUP))
     return measure(judge, tiles, asked, seed, options.progress)

@@ -2,7 +2,7 @@
 
     python -m steer_ros.evaluation.suites.easy_vqa.tune
 
-`suite.SETTING` was chosen by it; no test image takes part.
+`suite.SETUP` was chosen by it; no test image takes part.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from ....commands.arguments import whole_number
 from ....lab.seeds import VQA_SEED
 from ....perception import Perceiver
 from ....reasoning import Reasoner
-from ....steering import make_law
-from ....steering.laws import SETPOINT_LAWS
-from ....steering.schedule import as_schedule
+from ....steering import SETPOINT_LAWS, Schedule, SteeringConfig
 from ...harness.intervals import Row, share
-from ...harness.steering_setup import UNSTEERED, Setting
+from ...harness.steering_setup import UNSTEERED, SteeringSetup
 from .data import Tile, draw_mosaic, load_tiles
 from .suite import PERCEPTION, REASONING, Judge, TileQuestion, draw_tile_questions, tile_mask
 
@@ -32,18 +30,18 @@ STRENGTHS = {
 }
 
 
-def by_setting(
+def by_setup(
     perceiver: Perceiver,
     reasoner: Reasoner,
-    settings: Sequence[Setting],
+    setups: Sequence[SteeringSetup],
     tiles: Sequence[Tile],
     asked: Sequence[TileQuestion],
     seed: int = VQA_SEED,
 ) -> list[Row]:
     """Accuracy on the same questions about the same 3x3 mosaics, steered in each of the ways."""
     rng = np.random.default_rng([seed, 2])
-    judges = [Judge(perceiver, reasoner, setting) for setting in settings]
-    hits: list[list[bool]] = [[] for _ in settings]
+    judges = [Judge(perceiver, reasoner, setup) for setup in setups]
+    hits: list[list[bool]] = [[] for _ in setups]
     for one in asked:
         mosaic = draw_mosaic(rng, tiles, 3, one.tile)
         features = perceiver.encode(mosaic.image)
@@ -54,14 +52,15 @@ def by_setting(
     return [share(found, [one.tile.id for one in asked]) for found in hits]
 
 
-def _setting(law: str, strength: float, schedule: str) -> Setting:
-    made = make_law(law, 0.0, strength) if law in SETPOINT_LAWS else make_law(law, strength)
-    return Setting(f"{law} {strength:g} {schedule}", made, schedule=schedule)
+def _setup(law: str, strength: float, schedule: str) -> SteeringSetup:
+    number = "setpoint" if law in SETPOINT_LAWS else "alpha"
+    config = SteeringConfig.parse({"law": law, number: strength, "schedule": schedule})
+    return SteeringSetup(f"{law} {strength:g} {schedule}", config)
 
 
 def _schedule(text: str) -> str:
     try:
-        as_schedule(text)
+        Schedule.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reasoning", default=REASONING, help="reasoner")
     parser.add_argument("--questions", type=whole_number(1), default=150, help="about images kept from training")
     parser.add_argument("--laws", nargs="+", default=list(STRENGTHS), choices=list(STRENGTHS), help="to be compared")
-    schedules = ["constant", "sure=0.9"]
+    schedules = ["constant", "confidence_threshold=0.9"]
     parser.add_argument("--schedules", nargs="+", type=_schedule, default=schedules, help="to be compared")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -82,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tiles = load_tiles("tune")
     asked = draw_tile_questions(tiles, args.questions, VQA_SEED)
     ways = [(law, strength, run) for run in args.schedules for law in args.laws for strength in STRENGTHS[law]]
-    settings = [UNSTEERED, *(_setting(*way) for way in ways)]
-    for setting, row in zip(settings, by_setting(perceiver, reasoner, settings, tiles, asked)):
-        print(f"{setting.name:24} {row['value']:.3f}  {row['low']:.3f} - {row['high']:.3f}  n {row['n']}")
+    setups = [UNSTEERED, *(_setup(*way) for way in ways)]
+    for setup, row in zip(setups, by_setup(perceiver, reasoner, setups, tiles, asked)):
+        print(f"{setup.name:24} {row['value']:.3f}  {row['low']:.3f} - {row['high']:.3f}  n {row['n']}")
     return 0
 
 

@@ -14,12 +14,11 @@ from transformers import DynamicCache
 from ....models import VisualFeatures
 from ....models.loading import stop_ids
 from ....reasoning import Reasoner
-from ....reasoning.prompt import THINK_END, TOKEN, Context, embed
+from ....reasoning.prompt import THINK_END, TOKEN, Prompt, embed
 from ....regions.mask import pool_to_tokens
 from ....steering import Span, SteeringField
-from ....steering.schedule import as_schedule
 from ...harness.batch_decoder import BatchDecoder, pick
-from ...harness.steering_setup import Setting
+from ...harness.steering_setup import SteeringSetup
 from ...harness.turns import LONGEST, must_see
 
 YES, NO = "Yes.", "No."
@@ -30,7 +29,7 @@ class PrefilledFrame:
     """A frame prefilled into the reasoner, up to its last visual token: none of these rows is ever steered."""
 
     features: VisualFeatures
-    head: Context
+    head: Prompt
     cache: DynamicCache
 
 
@@ -43,7 +42,7 @@ class Answerer:
 
     def __init__(self, reasoner: Reasoner):
         self._reasoner = reasoner
-        layout = reasoner.layout
+        layout = reasoner.prompts
         self._attachment = reasoner.attachment
         self._decoder = BatchDecoder(
             reasoner.model,
@@ -57,44 +56,44 @@ class Answerer:
         """Prefill a frame."""
         reasoner = self._reasoner
         must_see(reasoner, features)
-        context = reasoner.layout.with_tokens("", [int(features.tokens.shape[0])])
+        context = reasoner.prompts.with_tokens("", [int(features.tokens.shape[0])])
         start, length = context.spans[0]
-        head = Context(context.ids[: start + length], context.spans, TOKEN)
+        head = Prompt(context.ids[: start + length], context.spans, TOKEN)
         with torch.no_grad():
             cache = self._decoder.read(embeds=embed(reasoner.model, head, [features.tokens], reasoner.bridge))
         return PrefilledFrame(features, head, cache)
 
     def answer(
-        self, frame: PrefilledFrame, prompts: Sequence[str], setting: Setting, weights: np.ndarray | None
+        self, frame: PrefilledFrame, prompts: Sequence[str], setup: SteeringSetup, weights: np.ndarray | None
     ) -> list[str]:
         """The action of each answer, stripped; "" where the thought was never closed.
 
         Args:
             weights: the region, int8 [rows, cols] on the patch grid; None: unsteered.
         """
-        steers = weights is not None and setting.steers
-        schedule = as_schedule(setting.schedule) if steers else None
+        steers = weights is not None and setup.steers
+        schedule = setup.config.schedule if steers else None
         known = len(frame.head.ids)
-        tails = [self._reasoner.layout.with_tokens(p, [frame.head.spans[0][1]]).ids[known:] for p in prompts]
+        tails = [self._reasoner.prompts.with_tokens(p, [frame.head.spans[0][1]]).ids[known:] for p in prompts]
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, tail in enumerate(tails):
             by_length[len(tail)].append(place)
         answers = [""] * len(prompts)
         for places in by_length.values():
-            with self._steering(frame, setting, weights) if steers else nullcontext():
+            with self._steering(frame, setup, weights) if steers else nullcontext():
                 cache = pick(frame.cache, [0] * len(places))
                 texts = self._decoder.write(cache, [tails[place] for place in places], LONGEST, schedule=schedule)
             for place, text in zip(places, texts, strict=True):
                 answers[place] = self._action(text)
         return answers
 
-    def _steering(self, frame: PrefilledFrame, setting: Setting, weights: np.ndarray):
+    def _steering(self, frame: PrefilledFrame, setup: SteeringSetup, weights: np.ndarray):
         spans = [Span(*span) for span in frame.head.spans]
-        tokens = pool_to_tokens(setting.mask(weights), frame.features.grid.merge).reshape(-1)
-        field = SteeringField(spans, [tokens], setting.gain, self._reasoner.device)
-        return self._attachment.steer(field, setting.law, setting.gate)
+        tokens = pool_to_tokens(setup.mask(weights), frame.features.grid.merge).reshape(-1)
+        field = SteeringField(spans, [tokens], setup.config.gain_table, self._reasoner.device)
+        return self._attachment.steer(field, setup.config.law, setup.config.gate)
 
     def _action(self, text: str) -> str:
-        if not self._reasoner.layout.opens_thought:
+        if not self._reasoner.prompts.opens_thought:
             return text.strip()
         return text.partition(THINK_END)[2].strip()

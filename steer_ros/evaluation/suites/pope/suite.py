@@ -17,8 +17,8 @@ truth, by the same rule, would mend (`_true_region`): how far better regions cou
 Against unsteered greedy answers to the same questions; the control steers to regions of the same size elsewhere. The
 questions of a scene are answered in batches (`batched_answers`), token for token as `Reasoner.generate` would without
 its guard. The rule, the law, its strength and schedule were chosen on scenes from seed 540,000 up; they are the
-suite's own, since the built-in reasoner's default leaves alone whatever it is sure of by 90%, and so nearly every yes
-and no.
+suite's own, since the built-in reasoner's default leaves alone whatever it is confident of by 90%, and so nearly every
+yes and no.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from ....lab.scenes.scene import COLOURS, SHAPES, make_scene
 from ....lab.seeds import POPE_SEEDS
 from ....regions.boxes import Box
 from ....regions.mask import union
-from ....steering import make_law
+from ....steering import SteeringConfig
 from ...harness.cases import Case, cases, check, reach
 from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row, errors_cut, share, yes_no
 from ...harness.results import Results, run_parallel
-from ...harness.steering_setup import UNSTEERED, Setting, override
+from ...harness.steering_setup import UNSTEERED, SteeringSetup, override
 from .batched_answers import NO, YES, Answerer
 from .regions import BatchGrounder, Found, TrueBoxes, regions
 
@@ -49,8 +49,10 @@ SCENES = 150  # some 1,000 questions in each split
 MOST = 4  # questions of each answer in each split, a scene
 SPLITS = ("random", "popular", "adversarial")
 WAYS = ("", "_unsteered", "_random_region", "_true_region", "_perception")
-SETTING = Setting(
-    "ours", make_law("conserving", 3.0), schedule="sure=0.99", description="conserving, where the model is not sure"
+SETUP = SteeringSetup(
+    "ours",
+    SteeringConfig.parse({"law": "conserving", "alpha": 3.0, "schedule": "confidence_threshold=0.99"}),
+    "conserving, where the model is in doubt",
 )
 
 _MEASURES = {
@@ -125,7 +127,7 @@ def run(options: EvalConfig) -> dict[str, Row]:
 def part(options: EvalConfig, index: int, of: int) -> Results:
     """The questions about every of-th scene from `index` on."""
     perceiver, reasoner = options.perceiver(), options.reasoner()
-    setting, results, count = override(options.setting or SETTING, options.overrides), Results(), options.size(SCENES)
+    setup, results, count = override(options.setup or SETUP, options.overrides), Results(), options.size(SCENES)
     first = options.first_seed(POPE_SEEDS.start)
     lying = names_lying(options, first, count)
     popular = by_frequency(lying.values())
@@ -133,7 +135,7 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
     found = cases(perceiver, first, count, options.data, names=2, part=(index, of))
     for done, case in enumerate(found, 1):
         questions = ask_about(case, lying.get(case.key, set()), popular)
-        judge(grounder, answerer, case, questions, setting, results)
+        judge(grounder, answerer, case, questions, setup, results)
         if done % 20 == 0:
             options.progress(f"pope: {done * of} of {count} scenes")
     return results
@@ -193,7 +195,7 @@ def judge(
     answerer: Answerer,
     case: Case,
     questions: Sequence[ExistenceQuestion],
-    setting: Setting,
+    setup: SteeringSetup,
     results: Results,
 ) -> None:
     """Answer and judge the questions of one scene: unsteered, steered, steered elsewhere, and by truth."""
@@ -209,10 +211,10 @@ def judge(
     adversarial = [place for place in everything if "adversarial" in questions[place].splits]
     for way, where, places in (("", found, everything), ("_true_region", true, adversarial)):
         for boxes, shared in _by_boxes(where, names, places).items():
-            _answer(answers[way], answerer, frame, shared, prompts, setting, weights_of(case, boxes))
+            _answer(answers[way], answerer, frame, shared, prompts, setup, weights_of(case, boxes))
     for boxes, shared in _by_boxes(found, names, adversarial).items():
         off = weights_of(case, [elsewhere(case, box) for box in boxes])
-        _answer(answers["_random_region"], answerer, frame, shared, prompts, setting, off)
+        _answer(answers["_random_region"], answerer, frame, shared, prompts, setup, off)
     for place, question in enumerate(questions):
         results.add("malformed", answers[""][place] not in (YES, NO), case.scene)
         results.add("region_found", bool(found[question.name].boxes), case.scene)
@@ -244,9 +246,9 @@ def elsewhere(case: Case, box: Box) -> Box:
     return case.elsewhere(box, case.rng(SALT + int(box[0]) + 10_000 * int(box[1])))
 
 
-def _answer(answers: list[str], answerer: Answerer, frame, places, prompts, setting, weights) -> None:
+def _answer(answers: list[str], answerer: Answerer, frame, places, prompts, setup, weights) -> None:
     """Answer some of the questions anew, in place."""
     for place, answer in zip(
-        places, answerer.answer(frame, [prompts[i] for i in places], setting, weights), strict=True
+        places, answerer.answer(frame, [prompts[i] for i in places], setup, weights), strict=True
     ):
         answers[place] = answer

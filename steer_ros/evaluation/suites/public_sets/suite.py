@@ -13,19 +13,21 @@ from collections.abc import Sequence
 
 from ....models.features import VisualFeatures
 from ....perception import Perceiver
-from ....reasoning import Reasoner
+from ....reasoning import Limits, Reasoner
 from ....regions.mask import Mask, box_weights
-from ....steering import make_law
+from ....steering import SteeringConfig
 from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row, difference, share, yes_no
-from ...harness.steering_setup import UNSTEERED, Setting
+from ...harness.steering_setup import UNSTEERED, SteeringSetup
 from ..easy_vqa.data import read_image
 from .loaders import POPE_SPLITS, Benchmark, BenchmarkError, Item, load_benchmark
 from .metrics import gqa_correct, pope_says_yes, vqa_accuracy
 
 PERCEPTION, REASONING = "builtin:vqa-vl", "builtin:vqa-r1"
-SETTING = Setting(  # for models without a steering.json: what the `vqa` suite's tuning chose
-    "ours", make_law("conserving", 6.0), schedule="sure=0.9", description="conserving, where the model is not sure"
+SETUP = SteeringSetup(  # for models without a steering.json: what the `vqa` suite's tuning chose
+    "ours",
+    SteeringConfig.parse({"law": "conserving", "alpha": 6.0, "schedule": "confidence_threshold=0.9"}),
+    "conserving, where the model is in doubt",
 )
 LONGEST = {"builtin": 24, "other": 1024}  # tokens of an answer
 SHORT = "\nAnswer the question using a single word or phrase."  # how these sets are put to models that can write more
@@ -71,7 +73,7 @@ def regions_of(item: Item, kind: str, perceiver: Perceiver, features: VisualFeat
     return [mask for mask in masks if not mask.empty]
 
 
-def answer(reasoner: Reasoner, item: Item, features: VisualFeatures, masks: list[Mask], setting: Setting) -> str:
+def answer(reasoner: Reasoner, item: Item, features: VisualFeatures, masks: list[Mask], setup: SteeringSetup) -> str:
     """The model's short answer: the action's first line."""
     builtin = reasoner.name.startswith("builtin:")
     lists = reasoner.bridge_for(features) == "text"  # then what is in view is said in words, steered or not
@@ -79,9 +81,9 @@ def answer(reasoner: Reasoner, item: Item, features: VisualFeatures, masks: list
         item.question if builtin else item.question + SHORT,
         features,
         regions=[(mask.label, mask.box) for mask in masks] if lists else None,
-        max_new_tokens=LONGEST["builtin" if builtin else "other"],
+        limits=Limits(max_new_tokens=LONGEST["builtin" if builtin else "other"]),
         measure_focus=False,
-        **setting.arguments(masks),
+        **setup.arguments(masks),
     )
     return next(iter(turn.action.strip().splitlines()), "").strip()
 
@@ -95,7 +97,7 @@ def score(kind: str, item: Item, said: str) -> float:
     return float(pope_says_yes(said) == (item.answers[0] == "yes"))
 
 
-def measure(benchmark: Benchmark, perceiver: Perceiver, reasoner: Reasoner, setting: Setting, say=None) -> dict:
+def measure(benchmark: Benchmark, perceiver: Perceiver, reasoner: Reasoner, setup: SteeringSetup, say=None) -> dict:
     """The rows of KEYS for a set that was read."""
     said: dict[str, list[str]] = {"": [], "_unsteered": []}
     found: list[bool] = []
@@ -109,7 +111,7 @@ def measure(benchmark: Benchmark, perceiver: Perceiver, reasoner: Reasoner, sett
             masks = [mask for mask in masks if mask.label.strip()]
         found.append(bool(masks))
         said["_unsteered"].append(answer(reasoner, item, features, masks, UNSTEERED))
-        said[""].append(answer(reasoner, item, features, masks, setting) if masks else said["_unsteered"][-1])
+        said[""].append(answer(reasoner, item, features, masks, setup) if masks else said["_unsteered"][-1])
         if say is not None and (number + 1) % 100 == 0:
             say(f"public: {number + 1} of {len(benchmark.items)} questions")
     return rows(benchmark, said, found)
@@ -146,4 +148,4 @@ def run(options: EvalConfig) -> dict[str, Row]:
     benchmark = load_benchmark(options.data, options.kind, options.limit)
     perceiver, reasoner = options.perceiver(PERCEPTION), options.reasoner(REASONING)
     options.progress(f"public: {len(benchmark.items)} {benchmark.kind} questions from {options.data}")
-    return measure(benchmark, perceiver, reasoner, options.setting_for(reasoner, untuned=SETTING), options.progress)
+    return measure(benchmark, perceiver, reasoner, options.setup_for(reasoner, untuned=SETUP), options.progress)

@@ -18,11 +18,10 @@ from transformers import DynamicCache
 from ....models.decoding import cache_keyword
 from ....models.loading import pick_device, stop_ids
 from ....models.tokenization import encode_plain, encode_template, render_template
-from ....steering import Gate, Law, Span, SteeringField, attach
-from ....steering.schedule import Schedule
+from ....steering import Span, SteeringConfig, SteeringField, attach
 from ...harness.batch_decoder import BatchDecoder, pick
 from ...harness.optional_packages import MissingPackageError, _install, import_optional
-from .prompts import Prompt
+from .prompts import FactPrompt
 
 FULL = 127
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -72,7 +71,7 @@ class TextModel:
         self._template: DynamicCache | None = None
         self._decoder = BatchDecoder(model, tokenizer, self.attachment, stop_ids(model, tokenizer))
 
-    def lay_out(self, prompt: Prompt) -> Laid:
+    def lay_out(self, prompt: FactPrompt) -> Laid:
         """The chat template around the facts, each a span with its blank, and the question on a line of its own."""
         head, spans = list(self._before), []
         for index, fact in enumerate(prompt.facts):
@@ -103,30 +102,25 @@ class TextModel:
         reading: Reading,
         begun: bool,
         target: int | None,
-        law: Law | None,
-        gate: Gate | str | None,
+        config: SteeringConfig,
         limit: int,
         enough: Callable[[int, str], bool],
-        schedule: Schedule | None = None,
-        gain: Tensor | None = None,
     ) -> list[str]:
         """The batch's answers, without the opening.
 
         Args:
             begun: whether the answer is begun with the prompt's opening.
             target: index of the fact whose span is steered to; None: unsteered.
-            law, gate: how it is steered.
+            config: how it is steered; its guard does not count here.
             limit: the longest answer, tokens.
             enough: asked with (row, its text so far) after each token; True ends that row's answer.
-            schedule: of the strength; None: all of it throughout.
-            gain: of each head, [layers, query heads]; None: 1.
         """
         spans = reading.laid[0].spans
-        steering = nullcontext()
-        if target is not None and law is not None and law.name != "none":
+        steering, schedule = nullcontext(), None
+        if target is not None:
             weights = [np.full(span.length, FULL * (index == target), np.int8) for index, span in enumerate(spans)]
-            field = SteeringField(spans, weights, gain, self.model.device)
-            steering = self.attachment.steer(field, law, gate)
+            field = SteeringField(spans, weights, config.gain_table, self.model.device)
+            steering, schedule = self.attachment.steer(field, config.law, config.gate), config.schedule
         feed = [item.tail + item.opening * begun for item in reading.laid]
         with steering:
             return self._decoder.write(pick(reading.cache, range(len(feed))), feed, limit, enough, schedule)

@@ -18,7 +18,7 @@ class PromptFact:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class FactPrompt:
     """Facts that compete, a question that any of them answers, and how an answer begins that is begun for it."""
 
     kind: str
@@ -226,14 +226,14 @@ TUNING = (
 )
 
 
-def draw_prompts(kinds: Sequence[Kind], count: int, seed: int) -> list[Prompt]:
+def draw_prompts(kinds: Sequence[Kind], count: int, seed: int) -> list[FactPrompt]:
     """`count` prompts that differ, of the kinds in turn and of each kind's forms in turn; values at random.
 
     Raises:
         ValueError: more prompts than there are.
     """
     rng = np.random.default_rng(seed)
-    prompts: list[Prompt] = []
+    prompts: list[FactPrompt] = []
     seen: set[tuple[str, str, tuple[PromptFact, ...]]] = set()
     misses = 0
     while len(prompts) < count:
@@ -243,7 +243,7 @@ def draw_prompts(kinds: Sequence[Kind], count: int, seed: int) -> list[Prompt]:
         chosen = rng.permutation(len(kind.values))[: form.count]
         values = [kind.values[i] for i in chosen]
         facts = tuple(PromptFact(form.fact.format(*value), value) for value in values)
-        prompt = Prompt(kind.name, facts, form.question, form.opening)
+        prompt = FactPrompt(kind.name, facts, form.question, form.opening)
         key = (kind.name, form.question, facts)
         misses = misses + 1 if key in seen else 0
         if misses > 1000:

@@ -14,14 +14,14 @@ names is the target: any of the target's words, before any word of another fact.
 - Free: the model answers as it likes, in at most 60 tokens. One fact of each prompt is the target. Here an answer is
   also judged as a whole: `_only` wants the target named and no other fact anywhere in it.
 
-SmolLM2 is steered as `steer-ros tune text` found it best, by smollm2/steering.json: conserving with a strength of its
-own for each of its 270 heads, learnt on prompts of other kinds, wordings and values (`prompts.TUNING`), and
-contrast. That command judges what it learns on kinds of prompts that did not teach: 100.0% of 960 answers there, with
-one alpha for all heads (SETTING, which other models get) 97.8%. The judged prompts have seen five settings. The four
-before, each with one alpha: without contrast alpha 4 had 91.6% (`--alpha 4 --schedule constant`), and alpha 6 on
-layers 8 to 29, which did better on the tuning prompts, 90.2% (`--alpha 6 --gate layers=8-29 --schedule constant`);
-contrast that did not follow the model's doubt had 96.3%, numbers 76.9%, colours 97.2%; SETTING has 96.3%, numbers
-83.3%, colours 91.7%, and 87.0% free (`--alpha 4`).
+SmolLM2 is steered as `steer-ros tune text` found it best, by smollm2/steering.json: conserving with a gain of its own
+for each of its 270 heads, learnt on prompts of other kinds, wordings and values (`prompts.TUNING`), and guidance. That
+command judges what it learns on kinds of prompts that did not teach: 100.0% of 960 answers there, with one alpha for
+all heads (SETUP, which other models get) 97.8%. The judged prompts have seen five settings. The four before, each with
+one alpha: without guidance alpha 4 had 91.6% (`--alpha 4 --schedule constant`), and alpha 6 on layers 8 to 29, which
+did better on the tuning prompts, 90.2% (`--alpha 6 --gate layers=8-29 --schedule constant`); guidance that did not
+follow the model's doubt had 96.3%, numbers 76.9%, colours 97.2%; SETUP has 96.3%, numbers 83.3%, colours 91.7%, and
+87.0% free (`--alpha 4`).
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ....lab.seeds import TEXT_SEED
 from ....models.loading import resolve
 from ....reasoning import Reasoner
-from ....steering import make_law
-from ....steering.config import load_tuned
-from ....steering.schedule import as_schedule
+from ....steering import SteeringConfig
+from ....steering.steering_file import load_steering_file
 from ...harness.eval_config import EvalConfig
 from ...harness.intervals import Row
 from ...harness.results import Results, run_parallel
-from ...harness.steering_setup import UNSTEERED, Setting, override
+from ...harness.steering_setup import UNSTEERED, SteeringSetup, override
 from .model import OPTIONAL_MODULES, SMOLLM2_HOME, Laid, Reading, TextModel, all_threads, load_smollm2, smollm2_folder
-from .prompts import JUDGED, Prompt, draw_prompts, mentions
+from .prompts import JUDGED, FactPrompt, draw_prompts, mentions
 
 PROMPTS = 216  # 9 of each of 24 wordings; some 860 with each fact as the target
 BEGUN, FREE = 12, 60  # the longest answers, tokens
 BATCH = 16  # prompts of one shape read at once
 FEWEST = 32  # prompts for which a second process, with a model of its own to load, is worth while
-SETTING = Setting(
-    "ours", make_law("conserving", 4.0), schedule="contrast=1", description="conserving, on all heads, with contrast"
+SETUP = SteeringSetup(
+    "ours",
+    SteeringConfig.parse({"law": "conserving", "alpha": 4.0, "schedule": "guidance=1"}),
+    "conserving, on all heads, with guidance",
 )
 
 KEYS = {
@@ -74,7 +74,7 @@ class Batch:
     """Prompts of one shape, each with its number and the fact that is its target when it answers freely."""
 
     numbers: list[int] = field(default_factory=list)
-    prompts: list[Prompt] = field(default_factory=list)
+    prompts: list[FactPrompt] = field(default_factory=list)
     laid: list[Laid] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
 
@@ -98,25 +98,25 @@ def part(options: EvalConfig, index: int, of: int) -> Results:
         all_threads()
     model, *folders = model_of(options)
     prompts = draw_prompts(JUDGED, options.size(PROMPTS), options.first_seed(TEXT_SEED))
-    setting = override(options.setting or setting_for(*folders), options.overrides)
+    setup = override(options.setup or setup_for(*folders), options.overrides)
     dealt = sorted(batches(model, prompts), key=lambda batch: -len(batch.prompts) * len(batch.laid[0].spans))
-    return judge(model, dealt[index::of], setting, options.progress)
+    return judge(model, dealt[index::of], setup, options.progress)
 
 
-def judge(model: TextModel, dealt: Sequence[Batch], setting: Setting, say: Callable[[str], None]) -> Results:
+def judge(model: TextModel, dealt: Sequence[Batch], setup: SteeringSetup, say: Callable[[str], None]) -> Results:
     """The answers to all prompts of the batches, steered and unsteered, begun and free."""
     results, done, count = Results(), 0, sum(len(batch.prompts) for batch in dealt)
     for batch in dealt:
         reading = model.read(batch.laid)
-        judge_begun(model, batch, reading, setting, results)
-        judge_free(model, batch, reading, setting, results)
+        judge_begun(model, batch, reading, setup, results)
+        judge_free(model, batch, reading, setup, results)
         judge_alone(model, batch, results)
         done += len(batch.prompts)
         say(f"text: {done / count:.0%} of the prompts")
     return results
 
 
-def batches(model: TextModel, prompts: Sequence[Prompt], most: int = BATCH) -> list[Batch]:
+def batches(model: TextModel, prompts: Sequence[FactPrompt], most: int = BATCH) -> list[Batch]:
     """The prompts by shape. A wording's free target is the next place among its facts after that of the wording before
     it with as many: so a wording's prompts share a batch, and all places are targets."""
     found: dict[tuple, list[Batch]] = {}
@@ -138,7 +138,7 @@ def batches(model: TextModel, prompts: Sequence[Prompt], most: int = BATCH) -> l
     return [batch for group in found.values() for batch in group]
 
 
-def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setting, results: Results) -> None:
+def judge_begun(model: TextModel, batch: Batch, reading: Reading, setup: SteeringSetup, results: Results) -> None:
     """Every fact of each prompt in turn."""
 
     def enough(row: int, text: str) -> bool:
@@ -147,7 +147,7 @@ def judge_begun(model: TextModel, batch: Batch, reading: Reading, setting: Setti
     plain = _answers(model, reading, True, None, UNSTEERED, BEGUN, enough)
     count = len(reading.laid[0].spans)
     for target in range(count):
-        steered = _answers(model, reading, True, target, setting, BEGUN, enough)
+        steered = _answers(model, reading, True, target, setup, BEGUN, enough)
         for row, prompt in enumerate(batch.prompts):
             named, number = mentions(steered[row], prompt.facts), batch.numbers[row]
             hit, plain_hit = named[:1] == [target], mentions(plain[row], prompt.facts)[:1] == [target]
@@ -168,7 +168,7 @@ def judge_alone(model: TextModel, batch: Batch, results: Results) -> None:
     for own in batches(model, [prompt for _, prompt in alone]):
         prompts = own.prompts
 
-        def enough(row: int, text: str, prompts: Sequence[Prompt] = prompts) -> bool:
+        def enough(row: int, text: str, prompts: Sequence[FactPrompt] = prompts) -> bool:
             return bool(mentions(text, prompts[row].facts, ended=False))
 
         texts = _answers(model, model.read(own.laid), True, None, UNSTEERED, BEGUN, enough)
@@ -176,16 +176,16 @@ def judge_alone(model: TextModel, batch: Batch, results: Results) -> None:
             results.add("alone", mentions(text, prompts[row].facts) == [0], alone[own.numbers[row]][0])
 
 
-def judge_free(model: TextModel, batch: Batch, reading: Reading, setting: Setting, results: Results) -> None:
+def judge_free(model: TextModel, batch: Batch, reading: Reading, setup: SteeringSetup, results: Results) -> None:
     """One fact of each prompt."""
     for target in sorted(set(batch.targets)):
         rows = [row for row, its in enumerate(batch.targets) if its == target]
         prompts, part = [batch.prompts[row] for row in rows], reading.pick(rows)
 
-        def enough(row: int, text: str, prompts: Sequence[Prompt] = prompts, target: int = target) -> bool:
+        def enough(row: int, text: str, prompts: Sequence[FactPrompt] = prompts, target: int = target) -> bool:
             return bool(set(mentions(text, prompts[row].facts, ended=False)) - {target})  # both judges know by now
 
-        for key, its, how in (("steered", target, setting), ("unsteered", None, UNSTEERED)):
+        for key, its, how in (("steered", target, setup), ("unsteered", None, UNSTEERED)):
             for row, text in enumerate(_answers(model, part, False, its, how, FREE, enough)):
                 named = mentions(text, prompts[row].facts)
                 results.add(f"{key}_free", named[:1] == [target], batch.numbers[rows[row]])
@@ -197,14 +197,11 @@ def _answers(
     reading: Reading,
     begun: bool,
     target: int | None,
-    setting: Setting,
+    setup: SteeringSetup,
     limit: int,
     enough: Callable[[int, str], bool],
 ) -> list[str]:
-    if not setting.steers:
-        return model.answer(reading, begun, None, None, None, limit, enough)
-    schedule = as_schedule(setting.schedule)
-    return model.answer(reading, begun, target, setting.law, setting.gate, limit, enough, schedule, setting.gain)
+    return model.answer(reading, begun, target if setup.steers else None, setup.config, limit, enough)
 
 
 def optional_modules(options: EvalConfig) -> tuple[str, ...]:
@@ -227,20 +224,17 @@ def model_of(options: EvalConfig) -> tuple[TextModel, Path, Path]:
     return TextModel(reasoner.model, reasoner.tokenizer), folder, folder
 
 
-def setting_for(weights: Path, home: Path) -> Setting:
-    """What `steer-ros tune text` found for a model, else SETTING.
+def setup_for(weights: Path, home: Path) -> SteeringSetup:
+    """What `steer-ros tune text` found for a model, else SETUP.
 
     Raises:
-        TunedError: its steering.json can't be used.
+        SteeringFileError: its steering.json can't be used.
     """
-    tuned = load_tuned(home, weights=weights)
-    if tuned is None or not isinstance(tuned.strength, Tensor):
-        return SETTING
+    tuned = load_steering_file(home, weights=weights)
+    if tuned is None or tuned.config.gain_table is None:
+        return SETUP
     return replace(
-        SETTING,
-        law=tuned.law,
-        gate=tuned.gate,
-        schedule=tuned.schedule,
-        strength=tuned.strength,
-        description="what steer-ros tune text learnt: a strength for each head, with contrast",
+        SETUP,
+        config=tuned.config,
+        description="what steer-ros tune text learnt: a gain for each head, with guidance",
     )
