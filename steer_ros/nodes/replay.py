@@ -33,6 +33,7 @@ from steer_ros.nodes.base import STREAM
 from steer_ros.nodes.errors import describe_error
 from steer_ros.nodes.messages import stamp_of
 from steer_ros.nodes.process import non_ros_args, one_interrupt, spinning
+from steer_ros.nodes.recorded_types import form_difference
 from steer_ros.pipeline.stamp_order import StampOrder, StampStatus
 
 FRAME_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -142,6 +143,10 @@ class Replay(Node):
         try:
             if self._is_output(topic):
                 return
+            if difference := form_difference(connection):
+                raise ValueError(
+                    f"{topic}: recorded by another release of steer_ros, this one can't read it: {difference}"
+                )
             self._publishers_by_topic[topic] = self.create_publisher(message_type, topic, offered(connection))
         except (InvalidTopicNameException, RuntimeError) as error:  # the second is rcl's own
             self.report.skipped.append(topic)

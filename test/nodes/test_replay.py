@@ -11,6 +11,7 @@ from ros_helpers import BOUND, Bench, header
 from ros_loop import FRAMES, STORE, TYPES, Loop, write_bag
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
@@ -289,3 +290,45 @@ def test_types_are_found_by_name_and_nothing_else_is_imported():
     for name in ("os/path/join", "os", "a/msg/b.c", "..x/msg/Y", "sensor_msgs/msg/No"):
         with pytest.raises((ImportError, AttributeError, ValueError)):
             type_named(name)
+
+
+def masks_bag(path, repo, change=lambda text: text):
+    """A bag with one message of another node's roi_masks, whose definition was another as it was recorded."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    for name in ("RoiMask", "RoiMaskArray"):
+        text = change((repo / "msg" / f"{name}.msg").read_text())
+        store.register(get_types_from_msg(text, f"steer_ros/msg/{name}"))
+    head = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](100, 0), "camera")
+    message = store.types["steer_ros/msg/RoiMaskArray"](head, 42, 28, 2, 3, 2, [])
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        masks = writer.add_connection("/roi_masks", message.__msgtype__, typestore=store)
+        writer.write(masks, 100 * 10**9, store.serialize_cdr(message, message.__msgtype__))
+    return path
+
+
+def test_messages_of_ours_in_the_form_of_today_are_played(bench, tmp_path, repo):
+    replay = Replay(masks_bag(tmp_path / "bag", repo), context=bench.context)
+    try:
+        assert list(replay._publishers_by_topic) == ["/roi_masks"]
+    finally:
+        replay.end()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "float32 strength",
+            "float32 mark",
+            "RoiMask: recorded with mark, which is none of its fields, recorded without",
+        ),
+        ("uint16 grid_rows ", "uint8 grid_rows ", "grid_rows recorded as uint8, not uint16"),
+        ("float32 score ", "float64 score ", "score recorded as double, not float"),
+    ],
+)
+def test_messages_of_ours_in_another_form_are_refused(bench, tmp_path, repo, old, new, says, capsys):
+    bag = masks_bag(tmp_path / "bag", repo, lambda text: text.replace(old, new))
+    with pytest.raises(ValueError, match=f"^/roi_masks: recorded by another release of steer_ros.*{says}"):
+        Replay(bag, context=bench.context)
+    assert main([str(bag)]) == 2
+    assert says in capsys.readouterr().err
