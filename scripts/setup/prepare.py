@@ -214,11 +214,21 @@ def build(ros, env):
     command += ["--cmake-args", f"-DPython3_EXECUTABLE={VENV_PYTHON}", "-DCMAKE_BUILD_TYPE=Release"]
     command += ["-DBUILD_TESTING=OFF"]
     run(command, "build.log", "The build failed.", env)
-    for name in before - set(manifest.read_text().splitlines()):
-        if VENV not in Path(name).parents:
+    remove_stale(before - set(manifest.read_text().splitlines()))
+
+
+def remove_stale(names):
+    """Deletes files of an earlier build, and the folders that are left empty: an .egg-info without files would still
+    tell Python of a version."""
+    for path in map(Path, names):
+        if VENV not in path.parents:
             continue  # of a build by hand, whose folder this one shares
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            path.unlink()
+        for folder in path.parents:
+            if folder == VENV or (folder.exists() and any(file.name != "__pycache__" for file in folder.iterdir())):
+                break
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare():

@@ -92,6 +92,19 @@ def test_a_new_environment_forgets_what_cmake_knew_of_the_old_one(prepare, monke
     assert not stale.exists()
 
 
+def test_what_an_earlier_build_left_goes_with_its_empty_folders(prepare):
+    site = prepare.VENV / "lib" / "site-packages"
+    stale = [site / "steer_ros-0.1.0.egg-info" / "PKG-INFO", site / "steer_ros" / "models" / "perceiver.py"]
+    kept = site / "steer_ros" / "models" / "loading.py"
+    elsewhere = prepare.ROOT / "by_hand.py"
+    for file in (*stale, kept, elsewhere):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    prepare.remove_stale(map(str, [*stale, elsewhere, site / "none" / "gone.py"]))
+    assert not stale[0].parent.exists() and not stale[1].exists()
+    assert kept.exists() and elsewhere.exists()
+
+
 def test_a_failed_step_shows_the_error_and_the_log(prepare):
     program = (
         "import sys; print('\\n'.join(f'line {i}' for i in range(50))); print('ERROR: no such thing'); sys.exit(3)"
