@@ -1,8 +1,9 @@
-"""Masks and tokens to messages and back. What comes from another node is checked before it is believed."""
+"""Masks, tokens and turns to messages, and back. What comes from another node is checked before it is believed."""
 
 from __future__ import annotations
 
 import array
+import math
 import sys
 from typing import Any
 
@@ -12,7 +13,8 @@ from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
 from steer_ros.models.features import VisualFeatures
-from steer_ros.msg import RoiMask, RoiMaskArray, VisualTokens
+from steer_ros.msg import ActionText, RoiMask, RoiMaskArray, VisualTokens
+from steer_ros.reasoning.turn import Turn
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask
 
@@ -181,3 +183,20 @@ def _little_endian(data: np.ndarray, width: int) -> bytes:
     if sys.byteorder == "little" or width == 1:
         return data.tobytes()
     return data.reshape(-1, width)[:, ::-1].tobytes()
+
+
+def fill_action(answer: ActionText, turn: Turn) -> None:
+    """Put into a message what a turn says of itself: the action, how it was steered, and its times."""
+    answer.text = turn.action
+    if turn.steered:
+        law = turn.config.law
+        answer.law, answer.alpha = law.name, float(law.alpha * turn.scale)
+        answer.setpoint = math.nan if law.setpoint is None else float(law.setpoint * turn.scale)
+    answer.steered_tokens, answer.rollbacks = turn.steered_tokens, turn.rollbacks
+    answer.warnings = list(turn.warnings)
+    answer.focus_before = math.nan if turn.focus_before is None else float(turn.focus_before)
+    answer.focus_after = math.nan if turn.focus_after is None else float(turn.focus_after)
+    answer.prefill_ms = float(turn.timings.get("embed", 0.0) + turn.timings.get("prefill", 0.0))
+    answer.decode_ms = float(turn.timings.get("decode", 0.0))
+    answer.thought_tokens, answer.action_tokens = turn.thought_tokens, turn.action_tokens
+    answer.cut_short, answer.cut_reason = turn.cut_short, turn.cut_reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from std_msgs.msg import String
@@ -12,11 +12,11 @@ from std_msgs.msg import String
 from steer_ros.msg import ActionText, RoiMaskArray, VisualTokens
 from steer_ros.nodes.base import LATEST, STREAM, SteerNode
 from steer_ros.nodes.errors import describe_error
-from steer_ros.nodes.messages import read_masks, read_tokens, stamp_of
-from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, MODEL, REASONING
+from steer_ros.nodes.messages import fill_action, read_masks, read_tokens, stamp_of
+from steer_ros.nodes.parameter_specs import DEFAULT_INSTRUCTION, REASONING
 from steer_ros.nodes.process import run
 from steer_ros.nodes.steering_parameters import NAMES as STEERING_PARAMETERS
-from steer_ros.nodes.steering_parameters import steering_config
+from steer_ros.nodes.steering_parameters import ActiveSteering
 from steer_ros.pipeline.deadline import Deadline
 from steer_ros.pipeline.handover import Handover, PerceivedFrame
 from steer_ros.pipeline.synchronizer import FrameSynchronizer, SyncedFrame
@@ -29,7 +29,6 @@ from steer_ros.reasoning.turn import Turn
 from steer_ros.reasoning.turn_options import Callbacks, Limits
 from steer_ros.regions.grid import PatchGrid
 from steer_ros.regions.mask import Mask
-from steer_ros.steering import SteeringConfig
 
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
@@ -53,7 +52,7 @@ class ReasoningNode(SteerNode):
         self._handover = handover
         self._load_model = load_model
         self._reasoner: Any = None
-        self._config = SteeringConfig()  # in force; of the loaded model and the parameters
+        self._steering: ActiveSteering | None = None
         self._synchronizer: FrameSynchronizer[tuple[PerceivedFrame, Trace], Masks] | None = None
         self._dropped = 0
         self._last_stamp: int | None = None
@@ -65,19 +64,14 @@ class ReasoningNode(SteerNode):
         reasoner = self._load_model(
             self.parameters["model"], device=self.parameters["device"], dtype=self.parameters["dtype"]
         )
-
-        def checked(values: Mapping[str, Any]) -> SteeringConfig:
-            get = self.parameters
-            return steering_config(lambda name: values[name] if name in values else get[name], reasoner)
-
-        self._config = checked({})
-        self.parameters.cross_check = checked
+        self._steering = ActiveSteering(self.parameters, reasoner, self.get_logger().info)
         self._reasoner = reasoner
         self.get_logger().info(f"model {self.parameters['model']} on {reasoner.device}")
-        self._log_config()
 
     def unload(self) -> None:
-        self.parameters.cross_check = None
+        steering, self._steering = self._steering, None
+        if steering is not None:
+            steering.close()
         reasoner, self._reasoner = self._reasoner, None
         if reasoner is not None:
             reasoner.close()
@@ -115,24 +109,11 @@ class ReasoningNode(SteerNode):
             synchronizer.wait = value / 1e3
         elif synchronizer is not None and name == "mask_max_age_ms":
             synchronizer.max_age = int(value * 1e6)
-        elif name in STEERING_PARAMETERS and self._reasoner is not None:
-            before, self._config = self._config, steering_config(lambda n: self.parameters[n], self._reasoner)
-            if before != self._config:  # of several parameters set at once, the first has told it
-                self._log_config()
-
-    def _log_config(self) -> None:
-        self.get_logger().info(f"steering: {self._config} ({self._config_source()})")
-
-    def _config_source(self) -> str:
-        """Where the steering in force comes from."""
-        given = [name for name in STEERING_PARAMETERS if self.parameters[name] != MODEL]
-        own = "the model's steering.json" if self._reasoner.steering_file is not None else "the default"
-        return own if not given else f"{', '.join(given)}; the rest from {own}"
+        elif name in STEERING_PARAMETERS and self._steering is not None:
+            self._steering.update()
 
     def facts(self) -> dict[str, str]:
-        if self._reasoner is None:
-            return {}
-        return {"steering": str(self._config), "steering_from": self._config_source()}
+        return {} if self._steering is None else self._steering.facts()
 
     def counts(self) -> dict[str, int]:
         synchronizer = self._synchronizer
@@ -199,7 +180,7 @@ class ReasoningNode(SteerNode):
             answer.region_labels = [mask.label for mask in masks or []]
             frame.fence.wait(frame.features.tokens)
             turn = self._generate(instruction, frame, masks)
-            describe(answer, turn)
+            fill_action(answer, turn)
             self._judge(answer, turn, masks, missing)
         except Exception as error:
             # Whoever waits for this frame's action is told that there is none.
@@ -299,27 +280,10 @@ class ReasoningNode(SteerNode):
             instruction,
             frame.features,
             masks or None,
-            config=self._config,
+            config=self._steering.config,
             limits=Limits(max_new_tokens=thought_tokens + action_tokens, max_thought_tokens=thought_tokens),
             callbacks=Callbacks(stop=stop, on_text=on_text),
         )
-
-
-def describe(answer: ActionText, turn: Turn) -> None:
-    """What the turn says of itself."""
-    answer.text = turn.action
-    if turn.steered:
-        law = turn.config.law
-        answer.law, answer.alpha = law.name, float(law.alpha * turn.scale)
-        answer.setpoint = math.nan if law.setpoint is None else float(law.setpoint * turn.scale)
-    answer.steered_tokens, answer.rollbacks = turn.steered_tokens, turn.rollbacks
-    answer.warnings = list(turn.warnings)
-    answer.focus_before = math.nan if turn.focus_before is None else float(turn.focus_before)
-    answer.focus_after = math.nan if turn.focus_after is None else float(turn.focus_after)
-    answer.prefill_ms = float(turn.timings.get("embed", 0.0) + turn.timings.get("prefill", 0.0))
-    answer.decode_ms = float(turn.timings.get("decode", 0.0))
-    answer.thought_tokens, answer.action_tokens = turn.thought_tokens, turn.action_tokens
-    answer.cut_short, answer.cut_reason = turn.cut_short, turn.cut_reason
 
 
 def kind_and_text(warning: str) -> tuple[str, str]:
