@@ -9,7 +9,7 @@ from .checks import IMPLS, LAW_NAMES, MAX_ALPHA, SETPOINT_LAWS, check_alpha, che
 from .fields import KeyField, make_key_field
 from .impl.reference import LAWS, SteeredAttention, steered_attention_reference
 from .impl.sdpa.row_bias import RowBias, make_row_bias
-from .impl.sdpa.rows import attend_rows, chunk_rows, focus_rows
+from .impl.sdpa.steered_rows import attend_rows, chunk_rows, focus_rows
 from .update import update_field
 
 __all__ = [

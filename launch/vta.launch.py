@@ -87,7 +87,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def nodes(context) -> list:
     """The nodes, once the arguments have values."""
-    refuse_renamed(context.launch_configurations)
+    refuse_renamed(context.argv)
     values = {name: LaunchConfiguration(name).perform(context) for name in FORWARDED}
     params_file = LaunchConfiguration("params_file").perform(context)
     remappings = [("image", LaunchConfiguration("image"))]
@@ -116,10 +116,12 @@ def nodes(context) -> list:
     ]
 
 
-def refuse_renamed(given: dict) -> None:
-    """Launch itself says nothing of an argument that nobody declares. ValueError for one of an earlier release."""
-    for name in given:
-        if name in RENAMED:
+def refuse_renamed(command_line: list) -> None:
+    """ValueError for an argument of an earlier release on the command line, of which launch itself says nothing. (A
+    launch file that includes this one may have arguments of its own by those names.)"""
+    for argument in command_line:
+        name, assigned, _ = argument.partition(":=")
+        if assigned and name in RENAMED:
             raise ValueError(f"launch argument {name}: is now {RENAMED[name]}")
 
 

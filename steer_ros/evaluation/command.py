@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reasoning", help="reasoner; default by suite")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<n> or auto")
     parser.add_argument("--law", choices=LAW_NAMES, help="default of this and the next five: the model's own")
-    parser.add_argument("--alpha", type=float, help="the law's alpha, or the tilt of share and target")
+    parser.add_argument("--alpha", type=float, help="the law's alpha; share and target need none")
     parser.add_argument("--setpoint", type=float, help="what share and target aim at")
     parser.add_argument("--mark", type=renamed_to("--setpoint"), help=argparse.SUPPRESS)
     parser.add_argument("--gate", help='where the law holds: "all", or, say, "layers=2-3;phases=think"')

@@ -141,9 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=side, default=SIDE, help="of the frames, pixels")
     parser.add_argument("--height", type=side, default=SIDE, help="of the frames, pixels")
     parser.add_argument("--law", choices=LAW_NAMES, default="conserving", help="of the steered measure")
-    parser.add_argument(
-        "--alpha", type=float, help="strength, or tilt, of the steered measure; default: the law's own"
-    )
+    parser.add_argument("--alpha", type=float, help="alpha of the steered measure; default: the law's usual one")
     parser.add_argument("--setpoint", type=float, help="what share and target aim at")
     parser.add_argument("--mark", type=renamed_to("--setpoint"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=output_file, help="also write the result here")

@@ -27,7 +27,8 @@ class ParameterSpec:
 
     low, high: inclusive bounds of a number. choices: the texts accepted. check: raises ValueError for what is wrong
     with a value of the right type and range. runtime: may change while the node is configured. or_model: the text
-    "model", its default, is accepted as well; with bounds the parameter is then a float.
+    "model", its default, is accepted as well; with bounds the parameter is then a float. on_off: the texts "on" and
+    "off", which YAML reads as true and false, are among those accepted.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ParameterSpec:
     check: Callable[[Any], Any] | None = None
     runtime: bool = False
     or_model: bool = False
+    on_off: bool = False
 
     @property
     def kind(self) -> type:
@@ -62,9 +64,12 @@ class ParameterSpec:
         return f"a text of at most {MAX_TEXT} characters"
 
     def coerced(self, value: Any) -> Any:
-        """An integer as the real that is meant; anything else as it is."""
+        """What is meant where ROS or YAML read a value as another type: an integer for a real, and true or false for
+        the texts on or off. Anything else as it is."""
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if self.on_off and isinstance(value, bool):
+            return "on" if value else "off"
         return value
 
     def validated(self, value: Any) -> Any:
@@ -253,6 +258,7 @@ REASONING = (
         check=Guard.parse,
         runtime=True,
         or_model=True,
+        on_off=True,
     ),
     ParameterSpec(
         "policy",

@@ -19,12 +19,12 @@ from steer_ros.nodes.steering_parameters import NAMES as STEERING_PARAMETERS
 from steer_ros.nodes.steering_parameters import ActiveSteering
 from steer_ros.pipeline.deadline import Deadline
 from steer_ros.pipeline.handover import Handover, PerceivedFrame
-from steer_ros.pipeline.synchronizer import FrameSynchronizer, SyncedFrame
+from steer_ros.pipeline.mask_synchronizer import FrameSynchronizer, SyncedFrame
 from steer_ros.pipeline.trace import Trace
-from steer_ros.reasoning.answer_stream import ROLLBACK, THINK_PHASE
 from steer_ros.reasoning.contradiction import contradiction, moves_nothing
 from steer_ros.reasoning.prompt import TEXT
 from steer_ros.reasoning.reasoner import Reasoner
+from steer_ros.reasoning.thought_and_action import ROLLBACK, THINK_PHASE
 from steer_ros.reasoning.turn import Turn
 from steer_ros.reasoning.turn_options import Callbacks, Limits
 from steer_ros.regions.grid import PatchGrid
@@ -184,7 +184,7 @@ class ReasoningNode(SteerNode):
             self._judge(answer, turn, masks, missing)
         except Exception as error:
             # Whoever waits for this frame's action is told that there is none.
-            answer.cut_short, answer.cut_reason = True, ActionText.CUT_ERROR
+            answer.text, answer.cut_short, answer.cut_reason = "", True, ActionText.CUT_ERROR
             self.lane_failed("turn", error)
         answer.perceive_ms, answer.wait_ms = frame.perceive_ms, trace.stages["wait"]
         answer.total_ms = frame.perceive_ms + trace.elapsed
@@ -192,7 +192,8 @@ class ReasoningNode(SteerNode):
             self._text_out.publish(String(data=answer.text))
         self._action_out.publish(answer)
         self.health.count("turns")
-        self.health.count(f"turns_cut_{answer.cut_reason}", int(answer.cut_short))
+        if answer.cut_short:
+            self.health.count(f"turns_cut_{answer.cut_reason}")
         self.health.count("rollbacks", answer.rollbacks)
         for warning in answer.warnings:
             self.health.warn_refused(*kind_and_text(warning))
@@ -244,7 +245,8 @@ class ReasoningNode(SteerNode):
             cut = "" if moves_nothing(answer.text) else ActionText.CUT_REGION_MISSING
         else:
             law = turn.config.law
-            drawn = -1 if not law.has_setpoint and law.alpha < 0 else 1  # then positive weights repel
+            repels = law.steers and not law.has_setpoint and law.alpha < 0  # from positive weights
+            drawn = -1 if repels else 1
             labels = [mask.label for mask in masks or [] if (mask.weights * drawn > 0).any()]
             reason, cut = contradiction(answer.text, labels), ActionText.CUT_CONTRADICTION
         if not reason:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import importlib
 
 from rosbags.interfaces import Connection, MessageDefinitionFormat, Nodetype
-from rosbags.typesys import get_types_from_idl, get_types_from_msg
+from rosbags.typesys import TypesysError, get_types_from_idl, get_types_from_msg
 
 OWN = "steer_ros/msg/"
 _ROSIDL_NAMES = {"bool": "boolean", "byte": "octet", "float32": "float", "float64": "double"}
 
 
 def form_difference(connection: Connection) -> str:
-    """How a recorded message of steer_ros differs from the installed one, in words; "" if it does not, if it is
-    another package's message, or if the bag does not say (rosbag2 keeps definitions since Iron)."""
+    """How the form of a recorded message of steer_ros differs from the installed one's, in words; "" if they are the
+    same, if the message is another package's, or if the bag has no definition (rosbag2 keeps them since Iron)."""
     definition = connection.msgdef
     if not connection.msgtype.startswith(OWN) or not definition.data:
         return ""
-    if definition.format == MessageDefinitionFormat.IDL:
-        types = get_types_from_idl(definition.data)
-    else:
-        types = get_types_from_msg(definition.data, connection.msgtype)
+    try:
+        if definition.format == MessageDefinitionFormat.IDL:
+            types = get_types_from_idl(definition.data)
+        else:
+            types = get_types_from_msg(definition.data, connection.msgtype)
+    except TypesysError as error:
+        return f"its definition can't be read ({' '.join(str(error).split())})"
     differences = []
     for name, (_, fields) in types.items():
         if not name.startswith(OWN):

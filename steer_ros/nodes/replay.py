@@ -84,9 +84,14 @@ class Replay(Node):
         self._rate, self._lockstep, self._timeout, self._loop = rate, lockstep, timeout, loop
         self._publishers_by_topic: dict[str, Any] = {}
         self._types: dict[str, type] = {}
-        self._frame_topic = self._choose_frames(frame_topic)
-        for connection in self._reader.connections:
-            self._advertise(connection)
+        try:
+            self._frame_topic = self._choose_frames(frame_topic)
+            for connection in self._reader.connections:
+                self._advertise(connection)
+        except BaseException:
+            self._reader.close()
+            self.destroy_node()
+            raise
         if clock and CLOCK in self._publishers_by_topic:
             clock = False
             self.get_logger().info(f"the bag has a {CLOCK} of its own: it tells the time")

@@ -26,13 +26,13 @@ class ActiveSteering:
         self._parameters, self._reasoner, self._log = parameters, reasoner, log
         self.config = self._with({})
         parameters.cross_check = self._with
-        self._tell()
+        self._log_config()
 
     def update(self) -> None:
         """Steering parameters have changed."""
         before, self.config = self.config, self._with({})
-        if before != self.config:  # of several parameters that are set at once, the first has told it
-            self._tell()
+        if before != self.config:  # of several parameters that are set at once, the first has logged it
+            self._log_config()
 
     def close(self) -> None:
         """The model goes."""
@@ -48,12 +48,13 @@ class ActiveSteering:
             lambda name: changes[name] if name in changes else self._parameters[name], self._reasoner
         )
 
-    def _tell(self) -> None:
+    def _log_config(self) -> None:
         self._log(f"steering: {self.config} ({self._source()})")
 
     def _source(self) -> str:
         """Where the configuration comes from."""
-        given = [name for name in NAMES if self._parameters[name] != MODEL]
+        unused = PREFIX + ("alpha" if self.config.law.has_setpoint else "setpoint")
+        given = [name for name in NAMES if name != unused and self._parameters[name] != MODEL]
         own = "the default" if self._reasoner.steering_file is None else "the model's steering.json"
         return own if not given else f"{', '.join(given)}; the rest from {own}"
 
@@ -61,8 +62,8 @@ class ActiveSteering:
 def steering_config(get: Callable[[str], Any], reasoner: Reasoner) -> SteeringConfig:
     """What the parameters say; where they say "model", the loaded model's own configuration.
 
-    steering.alpha counts for laws without a setpoint, steering.setpoint for those with one: either may be set before
-    the law that needs it.
+    steering.alpha counts for laws without a setpoint, steering.setpoint for those with one; what the law in force does
+    not use is kept and ignored.
 
     Args:
         get: the value of a parameter, by its name.

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from steer_ros.regions.boxes import Box, clip_box
-from steer_ros.regions.mask import Mask, box_weights
-from steer_ros.regions.tracking import MIN_SIDE, Detection, Tracker
+from ..regions.boxes import Box, clip_box
+from ..regions.mask import Mask, box_weights
+from ..regions.tracking import MIN_SIDE, Detection, Tracker
 
 ROI_LABEL = "roi"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from steer_ros.pipeline.lane import Fence
+from .lane import Fence
 
 
 @dataclass(frozen=True)

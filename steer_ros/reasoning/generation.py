@@ -13,8 +13,8 @@ from ..models.decoding import GreedyDecoder
 from ..steering import Attachment, FieldSnapshot, SteeringConfig, SteeringField
 from ..steering.report import SteeringReport
 from ..steering.schedule import chosen_by
-from .answer_stream import AnswerStream
 from .guard import MOVED, find_collapse, find_loop, find_malformed, region_moved
+from .thought_and_action import AnswerStream
 
 
 @dataclass

@@ -29,11 +29,11 @@ from ..regions.mask import Mask
 from ..steering import Attachment, Span, SteeringConfig, SteeringField, attach
 from ..steering.config import as_config
 from ..steering.steering_file import SteeringFile, SteeringFileError, load_steering_file
-from .answer_stream import AnswerStream
 from .generation import AnswerGeneration
 from .mask_inputs import as_frames, as_masks, as_regions, regions_of, token_weights, word_weights
 from .prompt import TEXT, TOKEN, Prompt, PromptBuilder, embed
 from .rollback import GenerationRequest, generate_with_rollback
+from .thought_and_action import AnswerStream
 from .turn import Turn
 from .turn_options import Callbacks, Limits
 

@@ -35,7 +35,7 @@ def content(tokens: Tensor, inside: Tensor) -> float:
     Returns:
         Root mean square of what is left in the region over that of the whole frame; 0 for a frame in which nothing
         stands out. With lab-vl, squares on the bare bench have less than BARE in 97 of 100 cases or more, an object's
-        box has more than 0.75 (test_models_guard.py).
+        box has more than 0.75 (test_guarded_turns.py).
     """
     tokens = tokens.detach().float()
     left = tokens - tokens.flatten(0, 1).median(0).values

@@ -12,9 +12,9 @@ import torch
 from ..models.features import VisualFeatures
 from ..steering import Attachment, SteeringConfig, SteeringField
 from ..steering.guard import PLAIN
-from .answer_stream import AnswerStream
 from .generation import AnswerGeneration, GenerationState
 from .guard import MAX_MOVES, MOVED
+from .thought_and_action import AnswerStream
 from .turn_report import fill_turn, warnings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from steer_ros.regions.mask import Mask
+from .mask import Mask
 
 # BGR, told apart by colour-blind eyes too (Okabe and Ito).
 COLOURS = ((0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (178, 114, 0), (0, 94, 213), (167, 121, 204))

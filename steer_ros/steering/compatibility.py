@@ -10,7 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 from .errors import UnsteerableModelError
 
 # layer_types of a config whose layers are causal softmax attention over keys in order of position. Sliding layers are,
-# as long as the context is shorter than their window: a call with more is refused (plan.refuse_call).
+# as long as the context is shorter than their window: a call with more is refused (forward_plan.refuse_call).
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from .gate import Gate
 from .guard import Guard
 from .head_gains import HeadGainNet
-from .laws import Law, make_law
+from .laws import MAX_ALPHA, Law, make_law
 from .schedule import Schedule
 
 FIELDS = ("law", "alpha", "setpoint", "gate", "schedule", "guard")  # those with a text form, in this order
@@ -83,8 +82,8 @@ class SteeringConfig:
             gate, schedule, guard: objects, or their texts ("layers=2-3", "think=1;act=0", "off").
             head_gains: a network or a table.
 
-        None leaves a field as it is. The head gains were learnt for this law and alpha: where law, alpha or setpoint
-        is given and they are not, they are dropped.
+        None leaves a field as it is. The head gains were learnt for this law and its alpha: where the law or one of
+        its numbers becomes another, and no head gains are given, they are dropped.
 
         Raises:
             ValueError: names the field, its value and what is accepted; a field of an earlier release, and its name
@@ -99,8 +98,9 @@ class SteeringConfig:
         given = {name: value for name, value in fields.items() if value is not None}
         changes: dict[str, object] = {}
         if {"law", "alpha", "setpoint"} & set(given):
-            changes = {"law": self._law(**{n: given[n] for n in ("law", "alpha", "setpoint") if n in given})}
-            changes["head_gains"] = None
+            law = self._law(**{name: given[name] for name in ("law", "alpha", "setpoint") if name in given})
+            if law != self.law:
+                changes = {"law": law, "head_gains": None}
         for name, kind in (("gate", Gate), ("schedule", Schedule), ("guard", Guard)):
             if name in given:
                 value = given[name]
@@ -114,9 +114,6 @@ class SteeringConfig:
             if alpha is not None or setpoint is not None:
                 raise ValueError(f"law: {law}, and alpha or setpoint beside it; accepted is one of the two")
             return law
-        for name, value in (("alpha", alpha), ("setpoint", setpoint)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-                raise ValueError(f"{name}: {value!r}; accepted is a finite number")
         numbers = {name: value for name, value in (("alpha", alpha), ("setpoint", setpoint)) if value is not None}
         if law is None or law == self.law.name:
             return replace(self.law, **numbers)
@@ -143,6 +140,13 @@ class SteeringConfig:
         if isinstance(self.head_gains, Tensor) and tuple(self.head_gains.shape) != (layers, heads):
             given = list(self.head_gains.shape)
             raise ValueError(f"head_gains: shape {given}; accepted is [layers, heads] = {[layers, heads]}")
+        if isinstance(self.head_gains, Tensor):
+            largest = float(self.head_gains.abs().max())
+            if not abs(self.law.alpha) * largest <= MAX_ALPHA:
+                raise ValueError(
+                    f"head_gains: alpha {self.law.alpha:g} times a gain of {largest:g}; accepted is a product within "
+                    f"{MAX_ALPHA:g}"
+                )
 
     @property
     def steers(self) -> bool:
@@ -171,7 +175,7 @@ class SteeringConfig:
         }
 
     def __str__(self) -> str:
-        """One line: "conserving, alpha 8, gate all, schedule sure…, guard on"."""
+        """One line: "conserving, alpha 8, gate all, schedule prompt=0;plausibility=0.02, guard on"."""
         texts = self.texts()
         parts = [str(self.law)]
         if self.head_gains is not None:

@@ -113,7 +113,7 @@ class Guard:
             if value == field.default or field.name == "well_formed":
                 continue
             if isinstance(value, tuple):
-                value = ",".join(f"{scale:g}" for scale in value)
+                value = ",".join(repr(scale).removesuffix(".0") for scale in value)
             parts.append(f"{field.name}={str(value).lower()}")
         return ";".join(parts) or "on"
 

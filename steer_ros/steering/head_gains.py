@@ -41,7 +41,7 @@ class HeadGainNet(nn.Module):
 def head_features(
     q: Tensor, k: Tensor, weights: Tensor, visual: Tensor, start: int, scale: float, depth: float
 ) -> Tensor:
-    """What `StrengthNet` reads of one attention call: float32 ``[Hq, 4]``.
+    """What `HeadGainNet` reads of one attention call: float32 ``[Hq, 4]``.
 
     Args:
         q: ``[1, Hq, 1, D]``, the row. k: ``[1, Hk, K, D]``, the keys that it sees.

@@ -65,7 +65,7 @@ def make_law(name: str, alpha: float = _USUAL, setpoint: float | None = None) ->
     """The law `name` ("none", "additive", "conserving", "share", "target"). An integer is taken where a real is meant.
 
     Args:
-        alpha: the tilt, within ±64; 2 if not given, 0 for share and target, which need none.
+        alpha: within ±64; 2 if not given, 0 for share and target, which need none.
         setpoint: required for share (0 to 1) and target (between 0 and 1); None for the others.
 
     Raises:

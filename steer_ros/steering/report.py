@@ -59,7 +59,7 @@ class SteeringReport:
     _region_sums: tuple[Tensor | None, int] = field(
         default=(None, 0), repr=False
     )  # sums [2, 1 + regions], and of what
-    _region_sums_read: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # at `since_asked`
+    _region_sums_read: tuple[Tensor | None, int] = field(default=(None, 0), repr=False)  # at `new_region_shares`
 
     @property
     def nothing_to_steer(self) -> str:

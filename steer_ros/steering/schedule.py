@@ -8,7 +8,7 @@ from numbers import Real
 
 import torch
 
-PHASES = ("prompt", "think", "act")
+SCALED_PHASES = ("prompt", "think", "act")
 _ACCEPTED = (
     '"constant", or parts joined by ";": prompt=, think=, act=, floor= (0 to 1), half_life= (tokens, above 0), '
     "confidence_threshold=, plausibility= (above 0, at most 1), guidance= (above 0)"
@@ -110,8 +110,8 @@ class Schedule:
             phase: "prompt" (the context's rows), "think" or "act".
             n: tokens since the answer began; 0 is the first one, which the prompt's last row gives.
         """
-        if phase not in PHASES:
-            raise ValueError(f"phase: {phase!r}; accepted are {', '.join(PHASES)}")
+        if phase not in SCALED_PHASES:
+            raise ValueError(f"phase: {phase!r}; accepted are {', '.join(SCALED_PHASES)}")
         decay = 1.0 if self.half_life is None else self.floor + (1 - self.floor) * 0.5 ** (n / self.half_life)
         return getattr(self, phase) * decay
 

@@ -9,7 +9,7 @@
      "provenance": {"heads": "…", "alpha": "…"}}
 
 ``model`` is the fingerprint of the folder's weights: a file that was found for other weights is refused, since heads
-and strengths of one model mean nothing to another. ``head_gains`` multiply the law's alpha head by head: "network"
+and gains of one model mean nothing to another. ``head_gains`` multiply the law's alpha head by head: "network"
 stands for the one in head_gains.safetensors beside the file (`steer_ros.steering.head_gains`), a table has a row of
 query heads for each layer, null is 1 everywhere. ``heads``: the heads that were discovered, whether or not the gate is
 theirs; null if none were looked for. ``provenance`` is for people: the commands and what they measured.
@@ -114,13 +114,16 @@ def load_steering_file(folder: str | Path, weights: str | Path | None = None) ->
         )
     if not isinstance(said.get("law"), str):
         raise SteeringFileError(f"{file}: law: {said.get('law')!r}; accepted is a law by its name")
+    unknown = sorted(set(said) - {*FIELDS, "version", "model", "head_gains", "heads", "provenance"})
+    if unknown:
+        raise SteeringFileError(f"{file}: {unknown[0]}: {said[unknown[0]]!r}; accepted is no such field")
     try:
         gains = said.get("head_gains")
         config = SteeringConfig.parse({name: said.get(name) for name in FIELDS})
         return SteeringFile(
             replace(config, head_gains=load_head_gains(folder) if gains == NETWORK else _gain_table(gains)),
             said.get("provenance", {}),
-            Gate.parse(said["heads"]) if said.get("heads") else None,
+            _heads(said.get("heads")),
         )
     except (TypeError, ValueError) as error:
         raise SteeringFileError(f"{file}: {error}") from error
@@ -134,7 +137,7 @@ def save_steering_file(folder: str | Path, content: SteeringFile, weights: str |
     Raises:
         SteeringFileError: the model's folder holds no weights.
     """
-    file, config = Path(folder) / FILE, content.config
+    file, config, model = Path(folder) / FILE, content.config, fingerprint(weights or folder)
     file.parent.mkdir(parents=True, exist_ok=True)
     gains: object = None
     if config.gain_network is not None:
@@ -144,7 +147,7 @@ def save_steering_file(folder: str | Path, content: SteeringFile, weights: str |
         gains = config.gain_table.tolist()
     said = {
         "version": VERSION,
-        "model": fingerprint(weights or folder),
+        "model": model,
         **config.texts(),
         "head_gains": gains,
         "heads": None if content.heads is None else str(content.heads),
@@ -152,7 +155,9 @@ def save_steering_file(folder: str | Path, content: SteeringFile, weights: str |
     }
     text = json.dumps(said, indent=2)
     text = re.sub(r"\[\s+([-+.\de,\s]+?)\s+\]", lambda row: f"[{' '.join(row[1].split())}]", text)  # a row a line
-    file.write_text(text + "\n", encoding="utf-8")
+    partial = file.with_suffix(".json.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(file)  # whole or not at all
     return file
 
 
@@ -166,6 +171,14 @@ def _refuse_old(file: Path, said: Mapping[str, object]) -> None:
             f"{file}: version {said.get('version')!r}{hint}; accepted is a JSON object of version {VERSION}: write "
             "it anew by `steer-ros tune`"
         )
+
+
+def _heads(text: object) -> Gate | None:
+    """The discovered heads of a steering.json. ValueError if they are none."""
+    try:
+        return None if text is None else Gate.parse(text)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"heads: {error}") from error
 
 
 def _gain_table(rows: object) -> Tensor | None:

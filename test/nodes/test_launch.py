@@ -54,8 +54,8 @@ def test_only_what_is_given_overrides_the_file_and_text_stays_text(module):
 @pytest.mark.parametrize("name", ["share", "target"])
 def test_an_argument_of_an_earlier_release_is_refused_with_the_new_one_named(module, name):
     with pytest.raises(ValueError, match=f"launch argument {name}: is now setpoint"):
-        module.refuse_renamed({"image": "image", name: "0.9"})
-    module.refuse_renamed(dict.fromkeys(module.FORWARDED, ""))
+        module.refuse_renamed(["image:=/camera", f"{name}:=0.9"])
+    module.refuse_renamed([f"{argument}:=x" for argument in module.FORWARDED])
 
 
 def test_a_section_named_by_a_node_holds_in_every_namespace(module, tmp_path):

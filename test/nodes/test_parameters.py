@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.lifecycle import LifecycleNode
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, get_parameter_value
+from rclpy.parameter import parameter_value_to_python as parameter_value
 from ros_helpers import Bench
 
 from steer_ros.nodes.parameter_specs import MAX_TEXT, PERCEPTION, REASONING
@@ -62,7 +63,7 @@ def test_any_value_is_taken_in_the_right_type_or_refused_in_one_line(spec, value
         assert "accepted" in text
     else:
         assert type(taken) is (str if spec.or_model and taken == "model" else spec.kind)
-        assert taken == value
+        assert taken == ({True: "on", False: "off"}[value] if isinstance(value, bool) and spec.on_off else value)
         assert not isinstance(taken, float) or math.isfinite(taken)
 
 
@@ -92,7 +93,6 @@ def test_an_integer_is_taken_where_a_real_is_meant(bench):
         ("steering.setpoint", "much"),
         ("steering.guard", "perhaps"),
         ("steering.guard", "copies=2"),
-        ("steering.guard", True),
         ("steering.schedule", ""),
         ("steering.schedule", "act=2"),
         ("steering.schedule", "sure=0.9"),
@@ -122,6 +122,14 @@ def test_bad_values_are_refused_by_name_and_the_old_one_stays(bench, name, value
 def test_a_bad_value_at_start_is_one_line(bench, name, value):
     with pytest.raises(ValueError, match=f"^parameter {name}: .*accepted is [^\n]*$"):
         declared(bench, **{name: value})
+
+
+@pytest.mark.parametrize(("said", "taken"), [("off", "off"), ("on", "on"), ("model", "model"), ("yes", "on")])
+def test_the_guard_is_set_as_on_a_command_line(bench, said, taken):
+    """`ros2 param set` and rcl read a value as YAML does: on and off are booleans."""
+    node, parameters = declared(bench)
+    assert put(node, "steering.guard", parameter_value(get_parameter_value(said))).successful
+    assert parameters["steering.guard"] == taken
 
 
 @pytest.mark.parametrize("name", ["steering.share", "steering.target"])

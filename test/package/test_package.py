@@ -197,14 +197,14 @@ ROOMS = {
     "kernels": set(),
     "regions": set(),
     "pipeline": set(),
-    "commands": {"kernels", "steering"},
-    "steering": {"kernels", "regions"},
-    "models": {"regions", "steering"},
-    "perception": {"regions", "models"},
-    "reasoning": {"regions", "steering", "models"},
-    "nodes": {"regions", "steering", "models", "perception", "reasoning", "pipeline"},
-    "lab": {"regions", "steering", "models", "perception", "reasoning", "nodes", "commands"},
-    "evaluation": {"regions", "steering", "models", "perception", "reasoning", "lab", "commands"},
+    "steering": {"kernels"},
+    "models": {"regions"},
+    "perception": {"models", "regions"},
+    "reasoning": {"models", "steering", "regions"},
+    "nodes": {"perception", "reasoning", "models", "steering", "pipeline", "regions"},
+    "commands": {"steering", "kernels"},
+    "lab": {"models", "steering", "commands"},
+    "evaluation": {"lab", "perception", "reasoning", "models", "steering", "regions", "commands"},
 }
 BESIDE = {"cli.py": {"commands"}, "__init__.py": set()}  # files beside the rooms
 

@@ -34,6 +34,14 @@ def test_linked_files_exist(file):
     assert (ROOT / file).is_file()
 
 
+def test_the_architecture_page_names_files_that_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+/[\w.]+\.(?:py|json|yaml|md))`", page))
+    assert len(named) > 20
+    roots = (ROOT, ROOT / "steer_ros")
+    assert not [name for name in sorted(named) if not any((root / name).is_file() for root in roots)]
+
+
 def test_every_command_of_the_cli_has_its_module():
     import importlib
 

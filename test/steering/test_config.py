@@ -44,8 +44,10 @@ def test_head_gains_go_with_the_law_and_alpha_that_they_were_learnt_for():
     config = SteeringConfig(head_gains=table)
     assert config.gain_table is table and config.gain_network is None
     assert config.override(gate="heads=0", guard="off").head_gains is table
-    for fields in ({"alpha": 2.0}, {"law": "conserving"}, {"law": "share", "setpoint": 0.9}):
+    for fields in ({"alpha": 3.0}, {"law": "additive"}, {"law": "share", "setpoint": 0.9}):
         assert config.override(**fields).head_gains is None
+    for fields in ({"alpha": 2.0}, {"law": "conserving"}):  # nothing becomes another
+        assert config.override(**fields).head_gains is table
     net = HeadGainNet()
     assert config.override(alpha=1.0, head_gains=net).gain_network is net
     with pytest.raises(ValueError, match="head_gains: given with law 'share'"):
@@ -68,7 +70,7 @@ GATES = st.builds(Gate, layers=st.none() | st.lists(st.integers(0, 30), min_size
                   phases=st.sampled_from([("think",), ("act",), ("think", "act")]))  # fmt: skip
 SCHEDULES = st.builds(Schedule, prompt=st.floats(0, 1), half_life=st.none() | st.floats(0.1, 50),
                       guidance=st.none() | st.floats(0.1, 4))  # fmt: skip
-GUARDS = st.none() | st.builds(Guard, st.sampled_from([(1.0, 0.5, 0.0), (1.0,), (0.75, 0.25)]),
+GUARDS = st.none() | st.builds(Guard, st.sampled_from([(1.0, 0.5, 0.0), (1.0,), (1.0, 1 / 3)]),
                                check_interval=st.integers(1, 99), follow_moves=st.booleans())  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def test_texts_read_back_as_what_they_were(config):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [({"law": "magic"}, "law: 'magic'.*accepted"), ({"law": 3}, "law: 3"), ({"alpha": "2"}, "alpha: '2'; accepted"),
-     ({"alpha": float("nan")}, "alpha: nan"), ({"alpha": True}, "alpha: True"), ({"setpoint": "x"}, "setpoint: 'x"),
+     ({"alpha": float("nan")}, "alpha: nan"), ({"alpha": True}, "alpha: True"), ({"setpoint": "x"}, "setpoint: x with law conserving"),
      ({"gate": "rows=1"}, "gate: 'rows=1'"), ({"schedule": "later"}, "schedule: 'later'"), ({"gate": 3}, "gate: 3"),
      ({"guard": False}, "guard: False"), ({"colour": "red"}, "colour: no field .*accepted are law, alpha"),
      ({"law": make_law("additive"), "alpha": 2.0}, "law: additive, alpha 2, and alpha or setpoint")],
@@ -130,6 +132,8 @@ def test_what_does_not_fit_a_model_is_named():
         OWN.check(1, 4)
     with pytest.raises(ValueError, match=r"head_gains: shape \[2, 2\]; accepted is \[layers, heads\] = \[2, 4\]"):
         SteeringConfig(head_gains=torch.ones(2, 2)).check(2, 4)
+    with pytest.raises(ValueError, match="head_gains: alpha 8 times a gain of 10; accepted is a product within 64"):
+        SteeringConfig(make_law("conserving", 8.0), head_gains=torch.full((2, 4), 10.0)).check(2, 4)
 
 
 def test_a_mapping_overrides_the_default():

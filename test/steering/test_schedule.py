@@ -10,7 +10,7 @@ from steering_helpers import IDS, SPAN, build, qwen2
 
 from steer_ros.kernels import triton_unsupported_reason
 from steer_ros.steering import SteeringField, attach, make_law
-from steer_ros.steering.schedule import PHASES, Schedule
+from steer_ros.steering.schedule import SCALED_PHASES, Schedule
 
 parts = st.floats(0, 1)
 positive = st.floats(1e-3, 1e6)
@@ -32,7 +32,7 @@ def test_the_text_says_the_same(schedule):
     assert Schedule.parse(str(schedule)) == schedule
 
 
-@given(schedules, st.sampled_from(PHASES), st.integers(0, 100_000))
+@given(schedules, st.sampled_from(SCALED_PHASES), st.integers(0, 100_000))
 def test_factors_stay_between_zero_and_the_phases_own(schedule, phase, n):
     strength_scale = schedule.strength_scale(phase, n)
     assert 0 <= strength_scale <= getattr(schedule, phase) * (1 + 1e-12)
@@ -42,7 +42,7 @@ def test_factors_stay_between_zero_and_the_phases_own(schedule, phase, n):
 def test_the_default_is_the_law_itself():
     assert str(Schedule()) == "constant"
     assert Schedule.parse("constant") == Schedule()
-    assert {Schedule().strength_scale(phase, n) for phase in PHASES for n in (0, 1, 500)} == {1.0}
+    assert {Schedule().strength_scale(phase, n) for phase in SCALED_PHASES for n in (0, 1, 500)} == {1.0}
 
 
 def test_phases_and_decay():

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...fields import KeyField
 from .row_bias import RowBias, make_row_bias
-from .rows import attend_one, attend_rows, chunk_rows, focus_rows, held_at_once
+from .steered_rows import attend_one, attend_rows, chunk_rows, focus_rows, held_at_once
 
 
 def steered_attention_sdpa(

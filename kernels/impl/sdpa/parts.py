@@ -6,7 +6,7 @@ lerp(V, R, c). Conserving takes the biased V in R's place, where that is no dear
 own.
 
 One row in half precision, which is decoding, has two parts in one call, as copies of the query with masks of their
-own: K and V are read once. In single precision sdpa.attend_one is faster for one row.
+own: K and V are read once. In single precision steered_rows.attend_one is faster for one row.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def fits(q: Tensor, k: Tensor, v: Tensor, row_bias: RowBias) -> bool:
 
 
 def attend_parts(q: Tensor, k: Tensor, v: Tensor, row_bias: RowBias, scale: float) -> Tensor:
-    """Arguments and result as of sdpa.attend_rows: q [B, Hq, n, D] → [B, n, Hq, D]."""
+    """Arguments and result as of steered_rows.attend_rows: q [B, Hq, n, D] → [B, n, Hq, D]."""
     batch, q_heads, n, head = q.shape
     packed = q.reshape(batch, k.shape[1], -1, head)  # [B, Hk, G·n, D]
     if row_bias.law == "target":

@@ -1,1 +1,1 @@
-"""What every suite is built from: cases, turns, results, intervals, and the settings under test."""
+"""What every suite is built from: cases, turns, results, intervals, and the setups under test."""

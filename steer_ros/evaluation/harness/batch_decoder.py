@@ -2,7 +2,7 @@
 
 What the reasoner's own turn does for one prompt at a time, without padding: greedy decoding under one steering. Rows
 that are done leave the batch; rows that close their thought go on in a batch of their own, in the phase "act", and so
-do those that are unsure where others are not.
+do those that are in_doubt where others are not.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class BatchDecoder:
             limit: the longest answer, tokens.
             enough: asked with (row, its text so far) after each token; True ends that row's answer.
             schedule: of the strength, the fed ids being the context's rows; None: all of it throughout. Rows of the
-                batch that are unsure (its `sure`) go on in a batch of their own, steered, where others are not.
+                batch that are in doubt (below its confidence_threshold) go on in a batch of their own, steered, where
+                others are not.
             rope: the axes of M-RoPE, and what it adds to a token's index.
         """
         written: list[list[int]] = [[] for _ in feed]
@@ -117,7 +118,7 @@ class BatchDecoder:
         rope: tuple[int, int],
     ) -> Iterator[tuple[list[int], DynamicCache, list[int]]]:
         """Feed tokens to rows that have written `count`: (places in the batch, their cache, their next tokens), once
-        or, where some are unsure and others not, twice."""
+        or, where some are in doubt and others not, twice."""
         everyone = list(range(len(feed)))
         if self.attachment is not None:
             self.attachment.phase = phase
@@ -133,24 +134,20 @@ class BatchDecoder:
         self.attachment.strength_scale = 0.0
         plain = self._forward(cache, last, rope=rope)
         likely = plain.softmax(-1).amax(-1).tolist()
-        unsure = [
+        in_doubt = [
             place
             for place in everyone
             if schedule.confidence_threshold is None or likely[place] < schedule.confidence_threshold
         ]
-        confidence_threshold = sorted(set(everyone) - set(unsure))
-        own = pick(cache, unsure) if confidence_threshold and unsure else cache
-        if confidence_threshold:
-            yield (
-                confidence_threshold,
-                pick(cache, confidence_threshold) if unsure else cache,
-                best_of(plain[confidence_threshold]),
-            )
-        if unsure:
+        confident = sorted(set(everyone) - set(in_doubt))
+        own = pick(cache, in_doubt) if confident and in_doubt else cache
+        if confident:
+            yield confident, pick(cache, confident) if in_doubt else cache, best_of(plain[confident])
+        if in_doubt:
             own.crop(-1)
             self.attachment.strength_scale = strength_scale
-            steered = self._forward(own, [last[place] for place in unsure], rope=rope)
-            yield unsure, own, best_of(chosen_by(steered, plain[unsure], schedule))
+            steered = self._forward(own, [last[place] for place in in_doubt], rope=rope)
+            yield in_doubt, own, best_of(chosen_by(steered, plain[in_doubt], schedule))
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

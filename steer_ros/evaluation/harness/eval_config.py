@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: sizes, seeds, models, setting under test. Models are loaded once for all."""
+"""The configuration of an evaluation: sizes, seeds, models, the setup under test. Models are loaded once for all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EvalConfig:
     seed: the first scene's seed; None: the suite's own held-out seeds.
     data: a folder of foreign scenes (see cases.py) or of a published set; None: what the suite makes itself.
     perception, reasoning: model names; None: the suite's own default.
-    setting: how is steered; None: the model's default with `overrides`.
+    setup: how turns are steered; None: the model's default, with `overrides`.
     overrides: fields of the setup's SteeringConfig.
     kind: of a published set in `data`: vqav2, gqa or pope; None: told from its files.
     progress: called with one line now and then.
@@ -62,7 +62,7 @@ class EvalConfig:
         return self._load(Reasoner, self.reasoning or default)
 
     def setup_for(self, reasoner: Reasoner, untuned: SteeringSetup | None = None) -> SteeringSetup:
-        """The setting under test: the one given, or the model's default, with the overrides.
+        """The setup under test: the one given, or the model's default, with the overrides.
 
         untuned: the default for a model without a steering.json; None: conserving, alpha 2.
         """

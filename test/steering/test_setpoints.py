@@ -1,4 +1,4 @@
-"""share and target inside real models: the mark is hit in every head and row, and what can't be steered is said."""
+"""share and target in real models: every head and row reaches the setpoint, and what can't be steered is said."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_specification_and_fast_path_write_the_same_text(name, law):
 
 
 @pytest.mark.parametrize("law", LAWS[:2], ids=lambda law: law.name)
-def test_the_mark_is_hit_in_every_head_and_row(qwen, law):
+def test_the_setpoint_is_reached_in_every_head_and_row(qwen, law):
     everything = np.ones(20, bool)
     with attach(qwen) as attachment, torch.no_grad():
         options = {"measure_focus": "rows", "regions": [everything]}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer_ros.pipeline.synchronizer import FrameSynchronizer, SyncedFrame
+from steer_ros.pipeline.mask_synchronizer import FrameSynchronizer, SyncedFrame
 
 BOUND = 30.0
 SECOND = 1_000_000_000
