@@ -33,6 +33,8 @@ from steer_ros.regions.mask import Mask
 # A cut after these leaves a whole action; after any other there is none, or half of one, which no robot should get.
 HARMLESS_CUTS = ("", ActionText.CUT_THOUGHT_TOKENS)
 
+CLOSING_TOKENS = 16  # room for what closes a thought, beside what the thought and the action may have
+
 Masks = tuple[PatchGrid, list[Mask]]
 
 
@@ -233,6 +235,11 @@ class ReasoningNode(SteerNode):
             why = "no mask has a label, and without a bridge the model knows regions by their words alone; not steered"
             self.health.warn_refused("masks_unlabelled", why)
             return None, why
+        law = self._steering.config.law
+        if law.has_setpoint and any((mask.weights < 0).any() for mask in masks):
+            why = f"roi_masks: weights below 0; accepted with law {law.name} are weights from 0; not steered"
+            self.health.warn_refused("bad_masks", why)
+            return None, why
         return masks, "" if any(mask.weights.any() for mask in masks) else "nothing was found where to look"
 
     def _judge(self, answer: ActionText, turn: Turn, masks: list[Mask] | None, missing: str) -> None:
@@ -283,7 +290,7 @@ class ReasoningNode(SteerNode):
             frame.features,
             masks or None,
             config=self._steering.config,
-            limits=Limits(max_new_tokens=thought_tokens + action_tokens, max_thought_tokens=thought_tokens),
+            limits=Limits(thought_tokens + action_tokens + CLOSING_TOKENS, thought_tokens, action_tokens),
             callbacks=Callbacks(stop=stop, on_text=on_text),
         )
 

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -236,8 +237,7 @@ class Reasoner:
                 self.prompts,
                 self._stop,
                 callbacks.on_text,
-                min(limits.max_new_tokens, room),
-                limits.max_thought_tokens,
+                replace(limits, max_new_tokens=min(limits.max_new_tokens, room)),
                 self._control,
             )
 

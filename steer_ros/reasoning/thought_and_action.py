@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..models.tokenization import StreamDecoder, encode_template
 from .prompt import THINK_END, PromptBuilder
 from .turn import Turn
+from .turn_options import Limits
 
 THINK_PHASE, ACT_PHASE = "think", "act"
 ROLLBACK = "rollback"  # on_text gets it with the reason: what was heard of this answer is void, it begins anew
@@ -25,8 +26,7 @@ class AnswerStream:
         builder: PromptBuilder,
         stop_ids: frozenset[int],
         on_text: Callable[[str, str], None] | None,
-        max_new_tokens: int,
-        max_thought_tokens: int | None,
+        limits: Limits,
         control_ids: frozenset[int] = frozenset(),
     ):
         self.turn = turn
@@ -34,7 +34,7 @@ class AnswerStream:
         self.phase = THINK_PHASE if builder.opens_thought else ACT_PHASE
         self.done = False
         self._tokenizer, self._builder, self._stop_ids, self._on_text = tokenizer, builder, stop_ids, on_text
-        self._max_new, self._max_thought = max_new_tokens, max_thought_tokens
+        self._limits = limits
         self._control_ids = control_ids
         self._forced: list[int] = []
         self._streams = {phase: StreamDecoder(tokenizer) for phase in (THINK_PHASE, ACT_PHASE)}
@@ -65,7 +65,9 @@ class AnswerStream:
                 turn.action_tokens += 1
             self.stray_control_tokens += token in self._control_ids
             self._say(self._streams[self.phase].push(token))
-        if not self.done and len(turn.output_ids) >= self._max_new:
+        limits = self._limits
+        full = limits.max_action_tokens is not None and turn.action_tokens >= limits.max_action_tokens
+        if not self.done and (full or len(turn.output_ids) >= limits.max_new_tokens):
             self._cut(CUT_THOUGHT if self.phase == THINK_PHASE else CUT_ACTION)
         return token
 
@@ -100,7 +102,7 @@ class AnswerStream:
             turn.cut_short, turn.cut_reason = True, CUT_MALFORMED
 
     def _over_budget(self, token: int) -> bool:
-        budget = self._max_thought
+        budget = self._limits.max_thought_tokens
         ends = token == self._builder.think_end or token in self._stop_ids
         return budget is not None and self.turn.thought_tokens >= budget and not ends
 

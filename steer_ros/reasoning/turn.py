@@ -32,8 +32,8 @@ class Turn:
         warnings: in words: why the strength was taken back, a region that is empty or on an attention sink, focus
             never reached.
         cut_short, cut_reason: whether and why the answer is not whole: "thought_tokens" (the thought was
-            closed or cut at its limit), "action_tokens" (max_new_tokens), "malformed" (no action), or what
-            `Callbacks.stop` said.
+            closed or cut at its limit), "action_tokens" (the action's limit or the answer's), "malformed" (no action),
+            or what `Callbacks.stop` said.
         timings: milliseconds: embed, prefill (to the first token), decode, total; rolled_back if there was any,
             what the answers thrown away took.
     """

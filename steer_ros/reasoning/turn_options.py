@@ -14,6 +14,7 @@ class Limits:
         max_new_tokens: the longest answer, thought and action together.
         max_thought_tokens: the longest thought; it is then closed for the model, and the action follows. None: no
             limit of its own.
+        max_action_tokens: the longest action; the answer is then cut. None: no limit of its own.
 
     Raises:
         ValueError: names the limit, its value and what is accepted.
@@ -21,11 +22,12 @@ class Limits:
 
     max_new_tokens: int = 256
     max_thought_tokens: int | None = None
+    max_action_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_thought_tokens"):
+        for name in ("max_new_tokens", "max_thought_tokens", "max_action_tokens"):
             value = getattr(self, name)
-            if value is None and name == "max_thought_tokens":
+            if value is None and name != "max_new_tokens":
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: {value!r}; accepted are whole numbers from 1")

@@ -82,8 +82,8 @@ class SteeringConfig:
             gate, schedule, guard: objects, or their texts ("layers=2-3", "think=1;act=0", "off").
             head_gains: a network or a table.
 
-        None leaves a field as it is. The head gains were learnt for this law and its alpha: where the law or one of
-        its numbers becomes another, and no head gains are given, they are dropped.
+        None leaves a field as it is. The head gains were learnt for this law and its alpha: they are dropped where the
+        law becomes another, and where alpha or setpoint is given, which then stands as it is, the same for all heads.
 
         Raises:
             ValueError: names the field, its value and what is accepted; a field of an earlier release, and its name
@@ -99,7 +99,7 @@ class SteeringConfig:
         changes: dict[str, object] = {}
         if {"law", "alpha", "setpoint"} & set(given):
             law = self._law(**{name: given[name] for name in ("law", "alpha", "setpoint") if name in given})
-            if law != self.law:
+            if law != self.law or {"alpha", "setpoint"} & set(given):
                 changes = {"law": law, "head_gains": None}
         for name, kind in (("gate", Gate), ("schedule", Schedule), ("guard", Guard)):
             if name in given:

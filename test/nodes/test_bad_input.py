@@ -280,3 +280,20 @@ def test_masks_without_a_label_do_not_steer_a_model_that_knows_regions_by_their_
     assert not loop.actions[0].cut_short
     assert bool(loop.reasoner.calls[0]["mask"]) == bool(label)
     assert loop.reasoning.health.counted("masks_unlabelled") == int(not label)
+
+
+@pytest.mark.parametrize(("law", "steered"), [("share", False), ("conserving", True)])
+def test_weights_below_0_do_not_steer_under_a_law_that_can_t_take_them(bench, law, steered):
+    steering = {"steering.law": law, "steering.setpoint": 0.9}
+    loop = Loop(bench, False, reasoning={"mask_wait_ms": 60_000, **steering})
+    features = loop.perceiver.encode(FRAME)
+    tokens = bench.publisher(VisualTokens, "visual_tokens")
+    masks = bench.publisher(RoiMaskArray, "roi_masks", readers=2)
+    box = (0.0, 0.0, 40.0, 40.0)
+    weights = -box_weights(features.grid, features.frame_size, box)
+    masks.publish(masks_message([Mask(weights, "not this", source="roi", box=box)], features, header(100)))
+    tokens.publish(tokens_message(features, header(100), True, 1.0))
+    bench.wait(lambda: loop.actions, "the action")
+    assert loop.actions[0].text and not loop.actions[0].cut_short
+    assert bool(loop.reasoner.calls[0]["mask"]) == steered
+    assert loop.reasoning.health.counted("bad_masks") == int(not steered)

@@ -126,6 +126,12 @@ def test_the_models_own_limit_cuts(thinker, features, say, monkeypatch):
     assert len(turn.prompt_ids) + len(turn.output_ids) == 70 and turn.cut_short
 
 
+def test_an_action_past_its_limit_is_cut_however_short_the_thought(thinker, features, say):
+    say("hm\n</think>\n\n" + "abcdefgh" * 5)
+    turn = thinker.generate(PROMPT, features, limits=Limits(max_thought_tokens=40, max_action_tokens=6))
+    assert (turn.action_tokens, turn.cut_short, turn.cut_reason) == (6, True, "action_tokens")
+
+
 @pytest.mark.parametrize("end", ["<｜end▁of▁sentence｜>", "<｜User｜>"])
 def test_every_end_token_ends(thinker, features, say, end):
     say(f"a</think>Go.{end}on and on")
@@ -202,7 +208,8 @@ def test_bad_arguments_are_named(thinker, features, mask, arguments, says):
 @pytest.mark.parametrize(
     ("limits", "says"),
     [({"max_new_tokens": 0}, "max_new_tokens: 0"), ({"max_new_tokens": 2.5}, "max_new_tokens: 2.5"),
-     ({"max_new_tokens": None}, "max_new_tokens: None"), ({"max_thought_tokens": -1}, "max_thought_tokens: -1")],
+     ({"max_new_tokens": None}, "max_new_tokens: None"), ({"max_thought_tokens": -1}, "max_thought_tokens: -1"),
+     ({"max_action_tokens": True}, "max_action_tokens: True")],
 )  # fmt: skip
 def test_bad_limits_are_named(limits, says):
     with pytest.raises(ValueError, match=says):

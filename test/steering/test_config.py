@@ -44,10 +44,9 @@ def test_head_gains_go_with_the_law_and_alpha_that_they_were_learnt_for():
     config = SteeringConfig(head_gains=table)
     assert config.gain_table is table and config.gain_network is None
     assert config.override(gate="heads=0", guard="off").head_gains is table
-    for fields in ({"alpha": 3.0}, {"law": "additive"}, {"law": "share", "setpoint": 0.9}):
+    for fields in ({"alpha": 3.0}, {"alpha": 2.0}, {"law": "additive"}, {"law": "share", "setpoint": 0.9}):
         assert config.override(**fields).head_gains is None
-    for fields in ({"alpha": 2.0}, {"law": "conserving"}):  # nothing becomes another
-        assert config.override(**fields).head_gains is table
+    assert config.override(law="conserving").head_gains is table  # nothing becomes another
     net = HeadGainNet()
     assert config.override(alpha=1.0, head_gains=net).gain_network is net
     with pytest.raises(ValueError, match="head_gains: given with law 'share'"):
@@ -84,7 +83,8 @@ def test_texts_read_back_as_what_they_were(config):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [({"law": "magic"}, "law: 'magic'.*accepted"), ({"law": 3}, "law: 3"), ({"alpha": "2"}, "alpha: '2'; accepted"),
-     ({"alpha": float("nan")}, "alpha: nan"), ({"alpha": True}, "alpha: True"), ({"setpoint": "x"}, "setpoint: x with law conserving"),
+     ({"alpha": float("nan")}, "alpha: nan"), ({"alpha": True}, "alpha: True"),
+     ({"setpoint": "x"}, "setpoint: x with law conserving; accepted"),
      ({"gate": "rows=1"}, "gate: 'rows=1'"), ({"schedule": "later"}, "schedule: 'later'"), ({"gate": 3}, "gate: 3"),
      ({"guard": False}, "guard: False"), ({"colour": "red"}, "colour: no field .*accepted are law, alpha"),
      ({"law": make_law("additive"), "alpha": 2.0}, "law: additive, alpha 2, and alpha or setpoint")],
