@@ -11,8 +11,7 @@ from kernel_cases import SETPOINTS, STEERING, AttentionCase, attention_cases
 
 from steer_ros.kernels import make_key_field, steered_attention, steered_attention_reference
 from steer_ros.kernels.impl.sdpa import call as sdpa_call
-from steer_ros.kernels.impl.sdpa import parts
-from steer_ros.kernels.impl.sdpa import rows as sdpa
+from steer_ros.kernels.impl.sdpa import parts, steered_rows
 from steer_ros.kernels.impl.sdpa.row_bias import make_row_bias
 
 torch.set_num_threads(1)
@@ -85,7 +84,7 @@ def test_rows_from_parts_of_the_keys_are_the_specification(law, gains, monkeypat
     calls = []
     monkeypatch.setattr(parts, "FEWEST", 0)
     monkeypatch.setattr(parts, "FEWEST_ROWS", 0)
-    monkeypatch.setattr(sdpa, "attend_parts", lambda *given: calls.append(given) or parts.attend_parts(*given))
+    monkeypatch.setattr(steered_rows, "attend_parts", lambda *given: calls.append(given) or parts.attend_parts(*given))
     for seed in range(12):
         case = even(one_case(seed, law, 2 + seed % 3))
         if seed == 5:
@@ -184,7 +183,7 @@ def test_gradients_are_the_specification_s(law, n_rows):
                 torch.ones_like(gains), k.shape[1], law=law, setpoint=case.setpoint, has_gaps=len(case.spans) > 1,
                 regions=None, dtype=torch.float64,
             )  # fmt: skip
-            out = sdpa.attend_rows(q, k, v, row_bias, case.scale).transpose(1, 2)
+            out = steered_rows.attend_rows(q, k, v, row_bias, case.scale).transpose(1, 2)
         else:
             out = steered_attention_reference(
                 q, k, v, case.weights, case.visual(), law=law, gain=case.alpha, setpoint=case.setpoint
@@ -195,8 +194,8 @@ def test_gradients_are_the_specification_s(law, n_rows):
 
 def test_memory_for_the_bias_is_bounded_whatever_the_prompt():
     for batch, heads, keys in ((1, 12, 640), (1, 28, 131072), (8, 64, 1 << 20)):
-        rows = sdpa.chunk_rows(batch, heads, keys)
-        assert rows == 1 or batch * heads * rows * keys <= sdpa.MAX_MASK_ITEMS
+        rows = steered_rows.chunk_rows(batch, heads, keys)
+        assert rows == 1 or batch * heads * rows * keys <= steered_rows.MAX_MASK_ITEMS
 
 
 @pytest.mark.parametrize("law", STEERING)
@@ -210,7 +209,7 @@ def test_a_long_prefill_in_pieces_is_the_prefill(law, monkeypatch):
     setpoint = {"share": 0.7, "target": 0.4}.get(law)
     options = {"setpoint": setpoint, "focus": True, "impl": "sdpa"}
     whole, whole_focus = steered_attention(q, k, v, field, law, **options)
-    monkeypatch.setattr(sdpa, "MAX_MASK_ITEMS", 4 * 40 * 3)
+    monkeypatch.setattr(steered_rows, "MAX_MASK_ITEMS", 4 * 40 * 3)
     pieces, focus = steered_attention(q, k, v, field, law, **options)
     assert torch.allclose(pieces, whole, atol=1e-6)
     assert torch.allclose(focus, whole_focus, atol=1e-6)
@@ -227,7 +226,7 @@ def test_regions_are_measured_beside_the_field():
         torch.ones(case.q.shape[1]), case.k.shape[1], law="share", setpoint=0.9, has_gaps=False, regions=halves,
         dtype=torch.float64,
     )  # fmt: skip
-    both = sdpa.focus_rows(case.q, case.k, row_bias, case.scale)
+    both = steered_rows.focus_rows(case.q, case.k, row_bias, case.scale)
     assert both.shape == (1, case.q.shape[1], 1, 2, 3)
     of_v = both[..., 1:].sum(-1)
     assert torch.allclose(of_v[..., 0], of_v[..., 1])  # V keeps its total
