@@ -22,11 +22,11 @@ PARTS = {  # part -> its module: add_arguments(parser) and tune(perceiver, reaso
     "alpha": ("steer_ros.evaluation.tuning.alpha", "law, strength, gate and schedule, searched on the tuning scenes"),
     "strength": (
         "steer_ros.evaluation.tuning.gain_network",
-        "a small network that sets each layer's and head's strength",
+        "a small network that sets each head's gain",
     ),
     TEXT: (
         "steer_ros.evaluation.tuning.text_gains",
-        "each head's strength for a language model that is steered to words",
+        "each head's gain for a language model that is steered to words",
     ),
 }
 ERRORS = (ValueError, OSError, MissingPackageError, ModelLoadError, SteeringFileError, UnsteerableModelError)

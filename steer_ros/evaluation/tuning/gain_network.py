@@ -1,11 +1,11 @@
-"""`steer-ros tune strength`: train the network that sets each head's strength, and try it against what there is.
+"""`steer-ros tune strength`: train the network that sets each head's gain, and try it against what there is.
 
 The model is frozen. On tuning scenes the right whole answer about the region's object is read under the conserving law
-with the network's strengths, through the model's own gate and with its schedule's scales, and its loss goes back
-through the law into the network. Nothing else is learnt. (What a schedule makes of a plain pass, sure, plausible and
-contrast, is left out of the learning, not of the judging.)
+with the network's gains, through the model's own gate and with its schedule's scales, and its loss goes back
+through the law into the network. Nothing else is learnt. (What a schedule makes of a plain pass, confidence_threshold,
+plausibility and guidance, is left out of the learning, not of the judging.)
 
-Then the network, the best of some fixed strengths, chosen on the same scenes, and the model's own setting are judged
+Then the network, the best of some fixed alphas, chosen on the same scenes, and the model's own setting are judged
 on other scenes, all with that gate and schedule. The network becomes the model's default only if it is right more
 often than both, and by so much that chance is ruled out (95%).
 """
@@ -166,17 +166,17 @@ def lessons_of(reasoner: Reasoner, case: Case) -> Iterator[Lesson]:
     for index, target in enumerate(case.objects):
         must_see(reasoner, case.features)
         kind = NAMING[index % len(NAMING)]
-        context = reasoner.prompts.with_tokens(str(rng.choice(OPEN[kind])), [int(case.features.tokens.shape[0])])
+        laid_out = reasoner.prompts.with_tokens(str(rng.choice(OPEN[kind])), [int(case.features.tokens.shape[0])])
         answer = f"{open_thought(kind, target)}\n</think>\n\n{open_action(kind, target)}{tokenizer.eos_token}"
         ids = torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids, device=reasoner.device)
-        before = embed(reasoner.model, context, [case.features.tokens], reasoner.bridge)
+        before = embed(reasoner.model, laid_out, [case.features.tokens], reasoner.bridge)
         pooled = pool_to_tokens(case.weights(target), case.features.grid.merge).reshape(-1)
         weights = torch.from_numpy(pooled).to(reasoner.device)
-        yield Lesson(torch.cat([before, table(ids[None, :-1])], 1), ids, context.spans[0][0], weights)
+        yield Lesson(torch.cat([before, table(ids[None, :-1])], 1), ids, laid_out.spans[0][0], weights)
 
 
 def loss_of(reasoner: Reasoner, net: HeadGainNet, lesson: Lesson, gate: Gate, schedule: Schedule) -> Tensor:
-    """Next-token loss of the answer, read under the law with the network's strengths."""
+    """Next-token loss of the answer, read under the law with the network's gains."""
     with learning(reasoner, net, lesson, gate, schedule):
         logits = reasoner.model(inputs_embeds=lesson.embeds, use_cache=False, logits_to_keep=len(lesson.answer)).logits
     return F.cross_entropy(logits[0].float(), lesson.answer)

@@ -105,11 +105,11 @@ def probe_of(reasoner: Reasoner, features: VisualFeatures, prompt: str) -> Probe
     """A frame's question with the answer that the model gives unsteered; its quarters are the regions."""
     must_see(reasoner, features)
     turn = reasoner.generate(prompt, features, config={"guard": "off"}, measure_focus=False)
-    context = reasoner.prompts.with_tokens(prompt, [int(features.tokens.shape[0])])
-    embeds = embed(reasoner.model, context, [features.tokens], reasoner.bridge)
+    laid_out = reasoner.prompts.with_tokens(prompt, [int(features.tokens.shape[0])])
+    embeds = embed(reasoner.model, laid_out, [features.tokens], reasoner.bridge)
     written = torch.tensor([turn.output_ids[:-1]], dtype=torch.long, device=embeds.device)
     embeds = torch.cat([embeds, reasoner.model.get_input_embeddings()(written)], 1)
-    spans = tuple(Span(*span) for span in context.spans)
+    spans = tuple(Span(*span) for span in laid_out.spans)
     return Probe(embeds, spans, len(turn.output_ids), tuple([quarter] for quarter in quarters(features)))
 
 

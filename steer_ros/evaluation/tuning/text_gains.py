@@ -1,8 +1,8 @@
-"""`steer-ros tune text`: learn how strongly each head of a language model is steered to words of its prompt.
+"""`steer-ros tune text`: learn each head's gain for a language model that is steered to words of its prompt.
 
 The model is frozen. On prompts of several competing facts (`prompts.TUNING`, never those that suite text judges)
-an answer is begun and the fact that is steered to is read on, under the conserving law with a strength of its own for
-each head; the loss of that goes back through the law into the strengths, and nothing else is learnt. They become the
+an answer is begun and the fact that is steered to is read on, under the conserving law with a gain of its own for
+each head; the loss of that goes back through the law into the gains, and nothing else is learnt. They become the
 model's default in place of one alpha for all heads only if they do better where they were not learnt: half of the
 kinds of prompts teach, the other half judges, and then the other way about.
 """

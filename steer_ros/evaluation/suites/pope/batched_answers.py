@@ -56,9 +56,9 @@ class Answerer:
         """Prefill a frame."""
         reasoner = self._reasoner
         must_see(reasoner, features)
-        context = reasoner.prompts.with_tokens("", [int(features.tokens.shape[0])])
-        start, length = context.spans[0]
-        head = Prompt(context.ids[: start + length], context.spans, TOKEN)
+        laid_out = reasoner.prompts.with_tokens("", [int(features.tokens.shape[0])])
+        start, length = laid_out.spans[0]
+        head = Prompt(laid_out.ids[: start + length], laid_out.spans, TOKEN)
         with torch.no_grad():
             cache = self._decoder.read(embeds=embed(reasoner.model, head, [features.tokens], reasoner.bridge))
         return PrefilledFrame(features, head, cache)
