@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from steer_ros.nodes.messages import read_masks, stamp_of
 from steer_ros.nodes.process import non_ros_args, one_interrupt, spinning
 from steer_ros.nodes.replay import Replay, Report
 
+ASK_AGAIN = 2.0  # seconds without an answer after which a node is asked again
 MASKS_WAIT = 5.0  # seconds that masks may come after the action that was grounded on them
 
 
@@ -91,16 +93,24 @@ class ScriptedReplay(Replay):
         self._masks[stamp_of(message.header)] = message
 
     def _set(self, node: str, name: str, value: Any) -> None:
-        """Set a parameter of another node and wait until it has accepted it."""
+        """Set a parameter of another node and wait until it has accepted it.
+
+        Asked again while no answer comes: a node that has not found its asker yet sends an answer that nobody gets.
+        """
         if node not in self._remotes:
             self._remotes[node] = AsyncParameterClient(self, node)
         remote = self._remotes[node]
         if not self._spin_until(remote.services_are_ready, self._timeout):
             raise ScriptedReplayError(f"node {node}: its parameters can't be reached within {self._timeout:g} s")
-        answer = remote.set_parameters([Parameter(name, value=value)])
-        if not self._spin_until(answer.done, self._timeout):
-            raise ScriptedReplayError(f"node {node}: no answer within {self._timeout:g} s to {name} = {value!r}")
-        (result,) = answer.result().results
+        end = time.monotonic() + self._timeout
+        asked = []
+        while not (answers := [answer for answer in asked if answer.done()]):
+            left = end - time.monotonic()
+            if left <= 0:
+                raise ScriptedReplayError(f"node {node}: no answer within {self._timeout:g} s to {name} = {value!r}")
+            asked.append(remote.set_parameters([Parameter(name, value=value)]))
+            self._spin_until(asked[-1].done, min(left, ASK_AGAIN))
+        (result,) = answers[0].result().results
         if not result.successful:
             raise ScriptedReplayError(f"node {node}: {name} = {value!r} was refused: {result.reason}")
 

@@ -173,6 +173,23 @@ class Bench:
             assert time.monotonic() < end, f"waited {bound:g} s in vain for {what}"
             self.executor.spin_once(timeout_sec=0.02)
 
+    def ask(self, request, what: str):
+        """The answer to a request of another process, which may be made more than once.
+
+        Asked again each second: a node that has not found its asker yet sends an answer that nobody gets.
+        """
+        asked, due = [], 0.0
+
+        def answers() -> list:
+            nonlocal due
+            if time.monotonic() >= due:
+                asked.append(request())
+                due = time.monotonic() + 1.0
+            return [answer for answer in asked if answer.done()]
+
+        self.wait(answers, what)
+        return answers()[0].result()
+
     def close(self) -> None:
         for node in reversed(self.nodes):
             node.end() if hasattr(node, "end") else node.destroy_node()

@@ -160,9 +160,8 @@ def set_look_for(bench, stage, text):
 
     client = AsyncParameterClient(bench.peer, f"{stage.namespace}/perception")
     bench.wait(client.services_are_ready, "perception's parameters")
-    answer = client.set_parameters([Parameter("look_for", value=text)])
-    bench.wait(answer.done, "the parameter to be taken")
-    assert answer.result().results[0].successful
+    answer = bench.ask(lambda: client.set_parameters([Parameter("look_for", value=text)]), "the parameter to be taken")
+    assert answer.results[0].successful
 
 
 def test_what_went_wrong_is_told_whatever_was_said_after_it(tmp_path):

@@ -4,9 +4,12 @@ import json
 import threading
 
 import pytest
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.task import Future
 from ros_helpers import BOUND, Bench
 from ros_loop import FRAMES, Loop, write_bag
 
+from steer_ros.nodes import scripted_replay
 from steer_ros.nodes.scripted_replay import ScriptedReplay, ScriptedReplayError, check_script, main
 
 STAMPS = [100_000_000_000 + i * 100_000_000 for i in range(len(FRAMES))]
@@ -126,6 +129,33 @@ def test_a_refused_step_ends_it_with_the_reason(bench, tmp_path):
     Loop(bench, True)
     with pytest.raises(ScriptedReplayError, match=r"node reasoning: steering\.alpha = 1000\.0 was refused: .*1000"):
         play_script(bench, bag, [step(0, "steering.alpha", 1000.0, "reasoning")])
+
+
+def test_a_node_whose_answer_is_lost_is_asked_again(bench, tmp_path, monkeypatch):
+    """DDS: a node may know a client's requests before it knows the client's way back."""
+    bag = write_bag(tmp_path / "bag", FRAMES[:2])
+    Loop(bench, True)
+    ask, lost = AsyncParameterClient.set_parameters, []
+
+    def ask_in_vain_first(client, parameters):
+        answer = ask(client, parameters)
+        if lost:
+            return answer
+        lost.append(answer)
+        return Future()
+
+    monkeypatch.setattr(AsyncParameterClient, "set_parameters", ask_in_vain_first)
+    monkeypatch.setattr(scripted_replay, "ASK_AGAIN", 0.1)
+    turns = play_script(bench, bag, [step(0, "look_for", "red square")])
+    assert lost and [turn["text"] for turn in turns] == ["Pick up the red one."] * 2
+
+
+def test_a_node_that_never_answers_is_named(bench, tmp_path, monkeypatch):
+    bag = write_bag(tmp_path / "bag", FRAMES[:2])
+    Loop(bench, True)
+    monkeypatch.setattr(AsyncParameterClient, "set_parameters", lambda *_: Future())
+    with pytest.raises(ScriptedReplayError, match="node perception: no answer within 1 s to look_for = 'red square'"):
+        play_script(bench, bag, [step(0, "look_for", "red square")], timeout=1.0)
 
 
 def test_a_node_that_is_not_there_is_named(bench, tmp_path):
