@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_models import frame, left_mask, perceiver, reasoner, script
+from tiny_models import perceiver, reasoner, script
 
 from steer_ros.lab.scenes.render import render
 from steer_ros.lab.scenes.scene import make_scene
@@ -22,21 +22,6 @@ GOOD = "I look at it.\n</think>\n\nPick up the red beaker."
 LOOP = "I look look look look look look look look look look look look"
 NO_ACTION = "I look at it."
 STUTTER = "I look at it.</think>Pick up the red red beaker."
-
-
-@pytest.fixture(scope="module")
-def thinker():
-    return reasoner()
-
-
-@pytest.fixture(scope="module")
-def features():
-    return perceiver().encode(frame())
-
-
-@pytest.fixture(scope="module")
-def mask(features):
-    return left_mask(features)
 
 
 @pytest.fixture

@@ -5,33 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import R1_PLAIN, frame, left_mask, perceiver, reasoner, script
+from tiny_models import R1_PLAIN
 
 from steer_ros.models.decoding import GreedyDecoder
 from steer_ros.reasoning import Callbacks, Limits, Reasoner
 
 PROMPT = "Pick up one object."
-
-
-@pytest.fixture(scope="module")
-def thinker():
-    return reasoner()
-
-
-@pytest.fixture(scope="module")
-def features():
-    return perceiver().encode(frame())
-
-
-@pytest.fixture(scope="module")
-def mask(features):
-    return left_mask(features)
-
-
-@pytest.fixture
-def say(monkeypatch, thinker):
-    """Put an answer into the model's mouth. The model runs all the same."""
-    return lambda text: script(monkeypatch, thinker.tokenizer, text)
 
 
 def test_thought_and_action(thinker, features, say):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import frame, left_mask, perceiver, reasoner
+from tiny_models import perceiver
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steer_ros.models.decoding import GreedyDecoder
@@ -15,21 +15,6 @@ from steer_ros.steering.attachment import Attachment
 
 PROMPT = "Pick up one object."
 LAW = make_law("additive", 3.0)
-
-
-@pytest.fixture(scope="module")
-def thinker():
-    return reasoner()
-
-
-@pytest.fixture(scope="module")
-def features():
-    return perceiver().encode(frame())
-
-
-@pytest.fixture(scope="module")
-def mask(features):
-    return left_mask(features)
 
 
 @pytest.fixture

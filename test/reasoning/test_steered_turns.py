@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from tiny_models import frame, left_mask, perceiver, r1_folder, reasoner, script
+from tiny_models import frame, perceiver, r1_folder, reasoner
 from transformers import Qwen2ForCausalLM
 
 from steer_ros.models.decoding import GreedyDecoder
@@ -19,27 +19,6 @@ from steer_ros.steering.head_gains import HeadGainNet
 from steer_ros.steering.steering_file import SteeringFile
 
 PROMPT = "Pick up one object."
-
-
-@pytest.fixture(scope="module")
-def thinker():
-    return reasoner()
-
-
-@pytest.fixture(scope="module")
-def features():
-    return perceiver().encode(frame())
-
-
-@pytest.fixture(scope="module")
-def mask(features):
-    return left_mask(features)
-
-
-@pytest.fixture
-def say(monkeypatch, thinker):
-    """Put an answer into the model's mouth. The model runs all the same."""
-    return lambda text: script(monkeypatch, thinker.tokenizer, text)
 
 
 @functools.cache
